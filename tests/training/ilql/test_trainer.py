@@ -202,6 +202,27 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny: Path, walks: Walks, tmp_p
     assert not checkpoints(tmp_path)
 
 
+def test_a_gradient_that_is_not_finite_changes_nothing(
+    tiny: Path, walks: Walks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(tiny, walks, tmp_path, max_grad_norm=0.0)
+    before = [p.detach().clone() for p in trainer.parts["critic"]]
+    backward = trainer.backward
+
+    def too_steep(*batch: Any) -> dict[str, float]:
+        found = backward(*batch)
+        for p in trainer.parts["critic"]:
+            assert p.grad is not None
+            p.grad.fill_(float("inf"))
+        return found
+
+    monkeypatch.setattr(trainer, "backward", too_steep)
+    with pytest.raises(RunStopped, match="gradient of the critic is not finite at update 1"):
+        trainer.train()
+    assert not checkpoints(tmp_path)
+    assert all(map(torch.equal, before, trainer.parts["critic"]))
+
+
 def test_targets_that_hardly_move_are_known_beforehand(
     tiny: Path, walks: Walks, tmp_path: Path
 ) -> None:

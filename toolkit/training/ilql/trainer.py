@@ -151,7 +151,7 @@ class ILQLTrainer:
         Raises:
             InputError: the checkpoint was made under other settings.
             Interrupted: SIGTERM or Ctrl-C came; the update was finished and saved.
-            RunStopped: a loss is not finite.
+            RunStopped: a loss or a gradient is not finite.
         """
         config, done = self.config, self._resume()
         begun()
@@ -199,9 +199,13 @@ class ILQLTrainer:
             factor = linear_decay(number - 1, self.updates)
         for group, rate in zip(self.optimizer.param_groups, self.rates.values(), strict=True):
             group["lr"] = factor * rate
-        if config.max_grad_norm:
-            for weights in self.parts.values():
-                nn.utils.clip_grad_norm_(weights, config.max_grad_norm)
+        # A loss may be finite whose gradient is not, and its step would be saved.
+        most = config.max_grad_norm or math.inf
+        norms = {
+            f"the gradient of the {name}": nn.utils.clip_grad_norm_(weights, most).item()
+            for name, weights in self.parts.items()
+        }
+        self._check(sums | norms, number)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -293,7 +297,7 @@ class ILQLTrainer:
         return torch.stack(targets).amin(dim=0).gather(1, last).squeeze(1).cpu()
 
     def _check(self, row: Row, update: int) -> None:
-        """Raise RunStopped if a loss is not finite; such an update is not saved."""
+        """Raise RunStopped if a figure is not finite; such an update is not saved."""
         odd = next((name for name, value in row.items() if not math.isfinite(value)), None)
         if odd is None:
             return
