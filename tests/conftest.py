@@ -1,6 +1,7 @@
 """Shared by all tests: one torch thread, no network, and the embedded model's path."""
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -52,6 +53,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if ROOT / "tests" / "recipes" in item.path.parents:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the collections between stages need not look through it.
+
+    Torch and transformers are half a million objects, which take a quarter of a second each time,
+    and more in a fork, where every one of them is copied.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 READ = ("samples", "comparisons", "run", "adapter", "policy_adapter", "reward_adapter", "lexicon",

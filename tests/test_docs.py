@@ -4,11 +4,11 @@ Code that a page shows in a block that begins with ```` ```bash run ```` or ````
 is run, the blocks of a page one after the other in one empty folder.
 """
 
+import importlib
 import importlib.util
 import os
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -20,6 +20,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from tests.forks import Commands
+
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
@@ -28,6 +30,14 @@ RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.py") if path.stem !
 CONSOLE = importlib.util.find_spec("toolkit.console") is not None
 BESIDE_RECIPES = {"completions", "--help", "-h", "--version"}  # what else `preftune` answers to
 SECONDS = 900  # for all blocks of a page
+
+# What takes half a minute more and teaches no test anything (the full demo does it all in CI).
+SMALLER = {
+    "getting-started.md": {
+        "--eval_rows 50": "--eval_rows 50 --check_reload false",
+        "--total_episodes 640": "--total_episodes 192",
+    }
+}
 
 
 @dataclass(frozen=True)
@@ -215,39 +225,31 @@ def to_run(path: Path) -> list[Block]:
     return [block for block in blocks if block.info.split() in (["bash", "run"], ["python", "run"])]
 
 
-def run_page(path: Path, folder: Path, tools: Path) -> None:
+def run_page(path: Path, folder: Path, preftune: Commands) -> None:
     """Run a page's blocks in order in ``folder``; an AssertionError shows the one that fails."""
-    env = os.environ | {
-        "PATH": f"{tools}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-    }
+    places = preftune.folder, Path(sys.executable).parent, os.environ["PATH"]
+    env = os.environ | {"PATH": os.pathsep.join(map(str, places)), "PYTHONPATH": str(ROOT)}
+    smaller = dict(SMALLER.get(path.name, {}))
     for block in to_run(path):
         python = block.info.startswith("python")
         words = [sys.executable, "-c"] if python else ["bash", "-euo", "pipefail", "-c"]
-        done = subprocess.run(
-            [*words, block.text],
-            cwd=folder,
-            env=env,
-            text=True,
-            capture_output=True,
-            timeout=SECONDS,
-        )
-        shown = f"{path.name}:{block.line}: exit code {done.returncode}\n{block.text}\n"
-        assert done.returncode == 0, shown + done.stdout[-3000:] + done.stderr[-3000:]
+        text = block.text
+        for given in [words for words in smaller if words in text]:
+            text = text.replace(given, smaller.pop(given))
+        code, said = preftune.run([*words, text], folder, env, SECONDS)
+        assert code == 0, f"{path.name}:{block.line}: exit code {code}\n{text}\n{said[-6000:]}"
+    assert not smaller  # the page has other numbers: change SMALLER
 
 
 @pytest.fixture
-def tools(tmp_path: Path) -> Path:
-    """A folder with the console command, for the PATH: the one of this checkout."""
+def preftune(tmp_path: Path) -> Commands:
+    """The console command of this checkout, for a page's blocks."""
+    for name in ("matplotlib.pyplot", "peft", "trl.trainer.reward_trainer"):
+        importlib.import_module(name)  # a fork would otherwise import it again
+
     folder = tmp_path / "tools"
     folder.mkdir()
-    script = folder / "preftune"
-    script.write_text(
-        f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -c "
-        "'import sys; from toolkit.console import main; sys.exit(main())' \"$@\"\n"
-    )
-    script.chmod(0o755)
-    return folder
+    return Commands(folder)
 
 
 # The pages of this project.
@@ -295,12 +297,12 @@ def test_every_recipe_has_a_help_text(path: Path, capsys: pytest.CaptureFixture[
 
 @pytest.mark.slow  # runs the pages' commands
 @pytest.mark.parametrize("path", list(filter(to_run, PAGES)), ids=lambda path: path.name)
-def test_the_blocks_of_a_page_run(path: Path, tmp_path: Path, tools: Path) -> None:
+def test_the_blocks_of_a_page_run(path: Path, tmp_path: Path, preftune: Commands) -> None:
     if not CONSOLE and any("preftune" in block.text for block in to_run(path)):
         pytest.skip("there is no toolkit/console.py yet")
     folder = tmp_path / "empty"
     folder.mkdir()
-    run_page(path, folder, tools)
+    run_page(path, folder, preftune)
 
 
 def test_the_example_of_an_own_method_is_whole_in_forty_lines() -> None:
@@ -407,16 +409,31 @@ def test_wrong_recipes_flags_and_files_are_named_with_their_line(new_page: New) 
 
 
 def test_blocks_are_run_in_order_in_one_folder_and_a_failure_is_shown(
-    new_page: New, tmp_path: Path, tools: Path
+    new_page: New, tmp_path: Path, preftune: Commands
 ) -> None:
     good = new_page(
         "```bash run\nprintf 3 > count\n```\n\n```bash\nexit 7\n```\n\n"
         "```python run\nassert open('count').read() == '3'\n```\n"
     )
-    run_page(good, tmp_path, tools)
+    run_page(good, tmp_path, preftune)
     bad = new_page("text\n\n```bash run\ntest -f count\nfalse | true\necho not reached\n```\n")
     with pytest.raises(AssertionError, match=r"page.md:4: exit code 1"):
-        run_page(bad, tmp_path, tools)
+        run_page(bad, tmp_path, preftune)
+
+
+def test_a_blocks_commands_have_its_folder_its_streams_and_its_exit_code(
+    new_page: New, tmp_path: Path, preftune: Commands
+) -> None:
+    mistake = "preftune convert --input nowhere.jsonl --output x.jsonl"
+    page = new_page(
+        f"```bash run\nmkdir in && cd in\npreftune --version > version\n"
+        f"{mistake} 2> said || test $? -eq 2\n```\n\n```bash run\n{mistake}\n```\n"
+    )
+    with pytest.raises(AssertionError, match=r"(?s)page.md:8: exit code 2.*error: .*nowhere.jsonl"):
+        run_page(page, tmp_path, preftune)
+    assert preftune.calls == 3
+    assert "." in (tmp_path / "in/version").read_text()
+    assert "error: --input: nowhere.jsonl" in (tmp_path / "in/said").read_text()
 
 
 # Pictures.

@@ -814,8 +814,10 @@ def test_the_demo_says_no_with_its_exit_code(
     for name in ("data", "recipes"):
         (tmp_path / name).symlink_to(root / name)
     shutil.copytree(root / "recipes" / "configs" / "demo", tmp_path / "configs")
-    fewer = {"ppo": {"kl_coef_samples": (8192, 1024)},
-             "evaluate": {"limit": (512, 128), "frontier_prompts": (32, 8)}}  # fmt: skip
+    fewer = {"ppo": {"kl_coef_samples": ("8192", "1024"),
+                     "value_warmup": ("4", "4\nnum_ppo_epochs: 1")},
+             "reward": {"num_train_epochs": ("2", "1\ncheck_reload: false")},
+             "evaluate": {"limit": ("512", "128"), "frontier_prompts": ("32", "8")}}  # fmt: skip
     for name, counts in fewer.items():
         path = tmp_path / "configs" / f"{name}.yaml"
         text = path.read_text()
