@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -36,7 +37,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from tests.forks import Forked
+from tests.forks import Forked, Reloading
 
 torch.set_num_threads(1)
 
@@ -131,6 +132,13 @@ def seeded() -> None:
     """Every test draws the same numbers, whichever ran before it."""
     random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reloading_in_forks() -> Iterator[None]:
+    """A reward model is tried in a fork, and not in an interpreter that imports all again."""
+    with mock.patch("toolkit.models.reload.subprocess", Reloading):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ has already. What a launcher does (torchrun, accelerate) is tested with a real o
 
 import contextlib
 import importlib
+import io
 import json
 import os
 import runpy
@@ -157,6 +158,27 @@ class Commands:
                 with contextlib.suppress(OSError):  # the script may have been killed
                     asked.sendall(str(os.waitstatus_to_exitcode(status)).encode())
                 asked.close()
+
+
+class Reloading:
+    """What ``verify_reload`` starts: a fork answers in place of a fresh interpreter.
+
+    It stands for the module ``subprocess``. tests/models/test_reload.py has the clean process.
+    """
+
+    @staticmethod
+    def run(command: Sequence[str], input: str, **_: object) -> subprocess.CompletedProcess[str]:
+        def work() -> None:
+            sys.stdin = io.StringIO(input)
+            sys.argv = [command[-1]]
+            runpy.run_module(command[-1], run_name="__main__")
+
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            pid = _fork(work, Path.cwd(), out.fileno(), err.fileno())
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(command, code, out.read(), err.read())
 
 
 # What the command is: it hands over its words, folder, environment and streams, and waits.

@@ -1,14 +1,18 @@
 """One set of scores: in training, by the toolkit's loader, by plain peft, in another process."""
 
 import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
+from tests.forks import Reloading
 from toolkit.data.encoding import Encoder
 from toolkit.errors import InputError
 from toolkit.maths.sequences import pad
@@ -30,6 +34,13 @@ ROWS = [
     }
     for place in ("market", "cafe", "hotel", "museum")
 ]
+
+
+@pytest.fixture(autouse=True)
+def clean_processes(reloading_in_forks: None) -> Iterator[None]:
+    """Here they are what they say."""
+    with mock.patch("toolkit.models.reload.subprocess", subprocess):
+        yield
 
 
 def trained(model: str, precision: str, folder: Path) -> tuple[Any, list[list[int]]]:
@@ -101,8 +112,9 @@ def test_a_clean_process_gets_the_same_scores(
 
 
 def test_an_adapter_that_lost_its_head_or_changed_is_an_error(
-    demo_model: str, tmp_path: Path
+    demo_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("toolkit.models.reload.subprocess", Reloading)
     model, candidates = trained(demo_model, "fp32", tmp_path)
     scores = plain_scores(model, candidates[:4])
     file = tmp_path / "adapter_model.safetensors"

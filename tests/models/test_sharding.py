@@ -1,14 +1,14 @@
 """A base shared out: each process holds its part, and what is computed is the same."""
 
 import ast
-import os
-import subprocess
-import sys
+import signal
+import socket
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.forks import Forked
 from toolkit.errors import InputError
 from toolkit.models.sharding import shard_base
 
@@ -55,27 +55,26 @@ if dist.get_rank() == 0:
 
 @pytest.mark.parametrize(("precision", "processes"), [("fp32", 2), ("4bit", 2), ("fp32", 4)])
 def test_each_process_holds_its_part_and_gradients_are_the_same(
-    root: Path, precision: str, processes: int
+    root: Path, tmp_path: Path, precision: str, processes: int
 ) -> None:
     """A half: with four processes, too, which are two on each of two nodes."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        str(processes),
-        "--master_port",
-        str(28_500 + os.getpid() % 900),
-        "--no-python",
-        sys.executable,
-        "-c",
-        SCRIPT,
-        precision,
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+    started = [
+        Forked(script, [precision], tmp_path / f"said-{rank}", root, **place, RANK=str(rank))
+        for rank in range(processes)
     ]
-    env = os.environ | {"PYTHONPATH": str(root)}
-    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=200)
-    found = [line[1:] for line in done.stdout.splitlines() if line.startswith("@")]
-    assert len(found) == 1, done.stderr
+    try:
+        said = [process.wait(200) for process in started]
+    finally:
+        for process in started:
+            process.signal(signal.SIGKILL)
+    found = [line[1:] for line in said[0].splitlines() if line.startswith("@")]
+    assert len(found) == 1, said
     parts = ast.literal_eval(found[0].strip())
     assert len(parts) == processes
     for same, base, adapters in parts:
