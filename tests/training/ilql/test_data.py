@@ -24,6 +24,11 @@ def test_a_pick_is_worth_1_and_each_other_completion_minus_1() -> None:
     assert [one["completion_ids"] for one in found] == ROW["completion_ids"]
 
 
+def test_what_is_alike_to_the_last_token_is_worth_the_same() -> None:
+    row = {"prompt_ids": [1], "completion_ids": [[7, 8], [9], [7, 8]], "best": 2, "scores": None}
+    assert [one["reward"] for one in rewarded(ILQLConfig())([row])] == [1.0, -1.0, 1.0]
+
+
 def test_scores_are_taken_as_they_stand() -> None:
     row = ROW | {"best": None, "scores": [2, -0.5, 0]}
     found = list(rewarded(ILQLConfig(rewards="scores"))([row]))

@@ -40,9 +40,9 @@ class ILQLConfig(Flags):
     output_dir: str = flag("outputs/ilql", "Folder of the run.")
     rewards: Literal["picks", "scores"] = flag(
         "picks",
-        "Where a completion's reward comes from: picks (+1 for the best of its row, -1 for the "
-        "others) or scores (`scores` of the row, which preftune label writes beside a scorer's "
-        "picks).",
+        "Where a completion's reward comes from: picks (+1 for the best of its row, and for "
+        "others of the same text, -1 for the rest) or scores (`scores` of the row, which preftune "
+        "label writes beside a scorer's picks).",
     )
     normalize_rewards: bool = flag(
         True,

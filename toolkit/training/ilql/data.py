@@ -44,11 +44,12 @@ def rewarded(config: ILQLConfig) -> Shape:
 
     def shape(rows: Iterable[Row]) -> Iterator[Row]:
         for row in rows:
-            for k, completion in enumerate(row["completion_ids"]):
+            completions = row["completion_ids"]
+            for k, completion in enumerate(completions):
                 if config.rewards == "scores":
                     reward = float(row["scores"][k])
-                else:
-                    reward = 1.0 if k == row["best"] else -1.0
+                else:  # another one of the same tokens was picked, too
+                    reward = 1.0 if completion == completions[row["best"]] else -1.0
                 yield {
                     "prompt_ids": row["prompt_ids"],
                     "completion_ids": completion,
