@@ -97,6 +97,26 @@ def test_models_that_sample_together_are_waited_for_and_their_weights_are_known(
     assert again["sample"].given == stages["sample"].given
 
 
+def test_adapters_that_no_stage_makes_are_known_by_their_weights(tmp_path: Path) -> None:
+    weights = [tmp_path / name / "adapter_model.safetensors" for name in ("start", "other")]
+    for path in weights:
+        path.parent.mkdir()
+        path.write_bytes(b"as it was")
+    start, other = (path.parent for path in weights)
+    text = f"comparisons: c\npolicy_adapter: {start}\nreward:\nppo:\n"
+    stages = {stage.name: stage for stage in stages_of_project(project(tmp_path, text))}
+    assert stages["reward"].given["start_adapter"] == weights[0]
+    assert stages["ppo"].given["policy_adapter"] == weights[0]
+    assert "reward_adapter" not in stages["ppo"].given  # stage reward makes it
+    before = stages["ppo"].digests()
+    weights[0].write_bytes(b"trained anew")
+    assert stages["ppo"].digests() != before
+
+    text = f"prompts: p\nppo:\n  reward_adapter: {start},{other}\n"
+    (ppo,) = [s for s in stages_of_project(project(tmp_path, text)) if s.name == "ppo"]
+    assert {path for name, path in ppo.given.items() if "reward" in name} == {*weights}
+
+
 def test_people_are_waited_for_until_all_is_answered_or_enough_is(tmp_path: Path) -> None:
     found = project(tmp_path, PEOPLE)
     rows = [{"prompt": f"p{i}", "completions": ["a", "b"]} for i in range(3)]

@@ -131,6 +131,10 @@ def files_of(stage: Stage) -> Iterator[tuple[str, Path]]:
         unread = name == "comparisons" and any(told.get(other) is not None for other in INSTEAD)
         if isinstance(told.get(name), str) and not unread:
             yield name, Path(told[name])
+    adapters = [(name, folder) for name, folder in inputs_of(stage) if name.endswith("adapter")]
+    for number, (name, folder) in enumerate(adapters):
+        several = any(other == name for other, _ in adapters[:number])
+        yield from weights_of(name, [f"{number if several else ''}={folder}"])
     yield from weights_of("models", told.get("models") or ())
 
 
