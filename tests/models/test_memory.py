@@ -171,6 +171,24 @@ def test_a_base_that_is_rounded_is_held_whole_while_it_is_loaded() -> None:
     assert "loading" not in plan_of(config, 1, True, rollout_batch=1).phases
 
 
+def test_only_what_was_not_counted_before_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[tuple[int, ...]] = []
+    count = memory.count_kept
+
+    def count_kept(roles: Roles, *sizes: int) -> Any:
+        counted.append((len(roles.language_models()), *sizes))
+        return count(roles, *sizes)
+
+    monkeypatch.setattr(memory, "count_kept", count_kept)
+    config = LlamaConfig(**WIDE | {"num_hidden_layers": 2})
+    first = plan_of(config, 2)
+    assert plan_of(copy.deepcopy(config), 2) == first and len(counted) == 1
+    for other in ({"precision": "bf16"}, {"value": "adapter"}, {"bf16": True}):
+        assert plan_of(config, 2, **other) != first
+    assert plan_of(LlamaConfig(**WIDE | {"num_hidden_layers": 3}), 2) != first
+    assert plan_of(config, 3) != first and len(counted) == 6
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("precision", ["fp32", "4bit"])

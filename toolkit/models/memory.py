@@ -53,6 +53,8 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 PLAIN_NF4_BYTES = 0.5 + 4 / 64  # with all scales in fp32
 # Families whose layers are all alike, unless their config lists several kinds.
 ALIKE = ("llama", "mistral", "qwen2", "qwen3")
+# Counts without doubts, by all that they rest on: searches and later runs ask for the same again.
+_COUNTS: dict[tuple[Any, ...], "Counts"] = {}
 
 
 @dataclass
@@ -256,11 +258,28 @@ def plan_memory(
             text.beside or 0,
         )
 
+    # What a count rests on besides the model's sizes. (Parts of the count are replaced in tests.)
+    rest = (dtype, precision, repr(lora), value, prompt_length, response_length, micro_batch,
+            rollout_batch, bf16, checkpointing, device, plain_scales, text_length,
+            tuple(value_hidden), entropy_gradient, full_kl, changes_wanted(),
+            _base, count_cache, count_reading, count_kept, count_text)  # fmt: skip
+
+    def remembered(config: PreTrainedConfig) -> Counts:
+        attention = getattr(config, "_attn_implementation", None)
+        key = (type(config), config.to_json_string(), attention, *rest)
+        known = _COUNTS.get(key)
+        if known is not None:
+            return known
+        found = count(config)
+        if not doubts:
+            _COUNTS[key] = found
+        return found
+
     few = _shallow(config)
     if few is None:
-        found = count(config)
+        found = remembered(config)
     else:
-        shallow, deeper = map(count, few)
+        shallow, deeper = map(remembered, few)
         found = shallow.at_depth(deeper, config.num_hidden_layers - few[0].num_hidden_layers)
 
     trained = (found.trained + beside_lora) * 4
