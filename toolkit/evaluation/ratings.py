@@ -183,11 +183,12 @@ def said_of_misfit(contests: Sequence[Contest]) -> str | None:
     found = misfit(shown, torch.tensor(chosen))
     if found is None or found.p_value >= UNSURE:
         return None
+    freedom = counted(found.freedom, "degree of freedom", "degrees of freedom")
     return (
         f"note: these picks do not fit one scale of ratings (chi-squared {found.statistic:.1f}, "
-        f"{counted(found.freedom, 'degree of freedom', 'degrees of freedom')}). So it is where some picks are careless: models far "
-        "apart then seem nearer than the steps between them add up to. The order holds, but a "
-        "rating's interval may miss what two models' own picks say."
+        f"{freedom}). So it is where some picks are careless: models far apart then seem nearer "
+        "than the steps between them add up to. A rating's interval may miss what two models' own "
+        "picks say."
     )
 
 
