@@ -8,7 +8,6 @@ import math
 from typing import NamedTuple
 
 import torch
-from scipy.special import chdtrc
 from torch import Tensor
 
 from toolkit.maths.ratings import ELO_SCALE
@@ -154,7 +153,8 @@ def misfit(shown: Tensor, chosen: Tensor) -> Misfit | None:
     if freedom < 1:
         return None
     statistic = 2 * float(torch.xlogy(seen, seen / expected.clamp(min=1e-300)).sum())
-    return Misfit(statistic, freedom, float(chdtrc(freedom, statistic)))
+    half = torch.tensor([freedom, statistic], dtype=torch.float64) / 2
+    return Misfit(statistic, freedom, torch.special.gammaincc(half[0], half[1]).item())
 
 
 def _covariance(p: Tensor, times: Tensor) -> Tensor:
