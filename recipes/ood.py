@@ -27,7 +27,7 @@ from toolkit.data.outputs import claim_output
 from toolkit.errors import InputError
 from toolkit.flags import Count, CountOrZero, Range, flag
 from toolkit.next_step import note_settings, wrote
-from toolkit.terminal import print_table, say
+from toolkit.terminal import counted, print_table, say
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -120,9 +120,21 @@ def main(model_args: ModelArguments, args: OODArguments) -> None:
         return once
 
     like = prompts_in(args.like, "--like", args.like_limit, args.like_skip)
-    asked = None
+    asked, again = None, 0
     if args.prompts is not None:
         asked = prompts_in(args.prompts, "--prompts", args.limit, args.skip)
+
+        # The distance of a prompt that was fitted to is too small, so none of these is.
+        theirs = {tuple(ids) for ids in asked}
+        others = [i for i, ids in enumerate(like) if tuple(ids) not in theirs]
+        again = len(like) - len(others)
+        if again:
+            like = like.pick(others)
+            say(
+                f"note: {counted(again, 'prompt')} of --like will not be fitted to, because "
+                f"--prompts has {'it' if again == 1 else 'them'} too: the distance of what was "
+                "fitted to is too small."
+            )
     known = None
     if args.outliers is not None:
         known = prompts_in(args.outliers, "--outliers", args.outliers_limit)
@@ -144,10 +156,14 @@ def main(model_args: ModelArguments, args: OODArguments) -> None:
     held_out, fitted = sorted(order[:apart]), sorted(order[apart:])
     if len(fitted) <= width:
         needed = int(width / (1 - HELD_OUT_SHARE)) + 2
+        lacking, cure = "", "bring more, or read them with a smaller model"
+        if again:
+            lacking = f" that --prompts has not (and {again} that it has)"
+            cure = "bring more, or ask about fewer at a time by --skip and --limit"
         raise InputError(
-            f"like: {args.like} has {len(like)} prompts, but the model is {width} wide, and a "
-            f"covariance takes more prompts than that: {needed:,} or more, since a fifth is held "
-            "out (bring more, or read them with a smaller model)",
+            f"like: {args.like} has {len(like)} prompts{lacking}, but the model is {width} wide, "
+            f"and a covariance takes more prompts than that: {needed:,} or more, since a fifth is "
+            f"held out ({cure})",
             "like",
         )
     if known is not None and len(fitted) < args.few <= len(known) // 2:

@@ -128,6 +128,7 @@ def main(args: RatingArguments) -> None:
         Ratings,
         contests_between_models,
         rate,
+        said_of_misfit,
         scores_from_rankings,
         with_predictions,
     )
@@ -186,6 +187,9 @@ def main(args: RatingArguments) -> None:
         caption,
         right=tuple(range(1, 8)),
     )
+    doubt = said_of_misfit(contests)
+    if doubt is not None:
+        print(doubt)
     Ratings(args.method, ratings, args.reward_model, left_out).write(args.output)
     wrote(args.output, "these ratings")
     say(noted)

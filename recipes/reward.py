@@ -102,7 +102,7 @@ def main(
     from toolkit.scoring.power import power_of
     from toolkit.training.from_arguments import rule_of
     from toolkit.training.reward import cross_validation
-    from toolkit.training.reward.data import prepare
+    from toolkit.training.reward.data import check_weights, prepare
     from toolkit.training.reward.preflight import preflight
     from toolkit.training.reward.trainer import normalize, score_candidates
 
@@ -125,6 +125,7 @@ def main(
             )
         data_args.folds = 0
     splits = split_comparisons(data_args, config.wants, config.seed)
+    check_weights(splits.comparisons, splits.folds, config.weights())
     end_id = None if args.end_token == "none" else token_id(tokenizer, args.end_token, "end_token")
     encoder = encoder_of(data_args, tokenizer, longest)
     data = prepare(

@@ -53,11 +53,24 @@ def test_rows_of_messages_are_prompts_without_the_answer_that_closes_them(
     assert prompts[0] == prompts[1] and prompts.given == {0: USER, 1: USER}
 
 
+def test_a_prompt_knows_its_line_whatever_was_left_out_before_it(
+    demo_model: str, tmp_path: Path
+) -> None:
+    texts = [PROMPT, f"{PROMPT} " * 30, PROMPT, "We went home.", "It rained."]
+    file = jsonl(tmp_path / "p.jsonl", [{"prompt": text} for text in texts])
+    prompts, left_out = read_prompts(file, load_tokenizer(demo_model), 64, skip=1)
+    assert left_out == 1
+    assert [prompts.place(i) for i in range(3)] == [f"{file}:{line}" for line in (3, 4, 5)]
+    both = joined([prompts, prompts])
+    assert both.once().pick([2, 0]).places == {0: f"{file}:5", 1: f"{file}:3"}
+
+
 def test_joined_prompts_keep_what_each_was_given_as(demo_model: str) -> None:
     one, other = Prompts([[5]], {"tag": [1]}), Prompts([[6], [7]], {"other": [2, 3]})
-    other.given = {1: USER}
+    other.given, other.places = {1: USER}, {0: "b.jsonl:3", 1: "b.jsonl:4"}
     whole = joined([one, other])
     assert whole == [[5], [6], [7]] and whole.given == {2: USER}
+    assert [whole.place(i) for i in range(2)] == ["the prompt at place 1", "b.jsonl:3"]
     assert whole.columns == {"tag": [1, None, None], "other": [None, 2, 3]}
 
 

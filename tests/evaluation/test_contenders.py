@@ -84,7 +84,8 @@ def test_given_texts_continue_their_prompts_and_have_no_kl(demo_model: str) -> N
     assert human.texts == [" It rained.", " We came."]
     with pytest.raises(InputError, match="no column 'title'"):
         given_texts(Contender("h", "column", "title"), prompts, [], tokenizer)
-    with pytest.raises(InputError, match="lead-1: the text of the prompt at place 2 has no sent"):
+    prompts.places[1] = "posts.jsonl:7"
+    with pytest.raises(InputError, match="contenders: lead-1: posts.jsonl:7: the text to sum up"):
         given_texts(Contender("lead-1", "lead", "1"), prompts, ["It rained.", " "], tokenizer)
 
 

@@ -12,6 +12,7 @@ from toolkit.evaluation.ratings import (
     WORST,
     contests_between_models,
     rate,
+    said_of_misfit,
     scores_from_rankings,
     strengths,
     with_predictions,
@@ -142,6 +143,20 @@ def test_a_reward_models_choices_are_rated_like_peoples() -> None:
     scores = [[float(order[0] == k) for k in range(2)] for _, order, _ in met]  # as people chose
     for r in with_predictions(rate(met, "bradley_terry", 20), met, scores, "bradley_terry", 20):
         assert r.predicted is not None and r.predicted.by_choices == pytest.approx(r.rating)
+
+
+def test_picks_that_no_scale_explains_are_named_and_others_are_not() -> None:
+    """Of the start and two policies: how often the second won in each pair."""
+    pairs = (("start", "one"), ("one", "two"), ("start", "two"))
+    for won, fits in (((750, 750, 900), True), ((900, 900, 900), False)):
+        met = [
+            (pair, (int(i < of),), f"{pair}{i}")
+            for pair, of in zip(pairs, won, strict=True)
+            for i in range(1000)
+        ]
+        said = said_of_misfit(met)
+        assert (said is None) == fits
+        assert fits or (said is not None and "1 degree of freedom" in said)
 
 
 def test_rows_must_say_who_wrote_what() -> None:

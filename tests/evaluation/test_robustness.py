@@ -31,7 +31,7 @@ def test_gains_and_gaps_are_in_standard_deviations_of_the_reference(evaluation: 
     assert found.overoptimized == "ppo@1" and found.prompts == 20 and found.shared_samples == 1
     assert found.lines == {} and found.sides == {}  # two checkpoints are too few for a line
     (fact,) = found.facts()
-    assert fact[2] == "no" and "surely above 0 from ppo@1 on, at 0.5 nats" in fact[1]
+    assert fact[2] == "no" and "surely above 0 first at ppo@1, at 0.5 nats" in fact[1]
 
 
 def test_equal_gains_are_free_of_overoptimization_and_a_judge_says_whether_it_agrees(

@@ -59,6 +59,10 @@ def test_a_prompt_that_is_not_in_the_form_is_refused(demo_model: str) -> None:
     for text in ("He came.", "TL;DR", ""):
         with pytest.raises(InputError, match=r"is not in the form '\{prompt\} TL;DR:'"):
             sources_of(asked(text), tokenizer, form="{prompt} TL;DR:")
+    prompts = asked("He came. TL;DR:", "He came.")
+    prompts.places[1] = "posts.jsonl:7"
+    with pytest.raises(InputError, match="prompt_form: posts.jsonl:7: the prompt 'He came.' is"):
+        sources_of(prompts, tokenizer, form="{prompt} TL;DR:")
 
 
 def test_a_column_has_a_text_in_each_row_or_is_refused() -> None:
@@ -67,8 +71,12 @@ def test_a_column_has_a_text_in_each_row_or_is_refused() -> None:
     with pytest.raises(InputError, match="no column 'summary' .they have given_completion."):
         column_texts(prompts, "summary", "reference_column")
     for missing in (None, " ", 3, [], [{"role": "assistant"}]):
-        with pytest.raises(InputError, match="summary of the prompt at place 2 is"):
+        with pytest.raises(InputError, match="column: the prompt at place 2: summary is .*, but"):
             column_texts(asked("p", "q", summary=["one", missing]), "summary", "reference_column")
+    prompts = asked("p", "q", summary=["one", None])
+    prompts.places = {0: "posts.jsonl:3", 1: "posts.jsonl:7"}
+    with pytest.raises(InputError, match="contenders: posts.jsonl:7: summary is None, but must"):
+        column_texts(prompts, "summary", "contenders")
 
 
 def test_a_text_continues_a_prompt_after_a_blank() -> None:

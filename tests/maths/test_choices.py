@@ -1,11 +1,13 @@
 """M10: strengths by maximum likelihood, with errors."""
 
+import math
+
 import choix
 import numpy as np
 import pytest
 import torch
 
-from toolkit.maths.choices import fit_choices
+from toolkit.maths.choices import fit_choices, misfit
 from toolkit.maths.ratings import ELO_SCALE, elo_expectation
 
 
@@ -76,6 +78,53 @@ def test_errors_are_the_spread_of_repeated_experiments() -> None:
         found.append(fit_choices(*of_wins([[0, first], [200 - first, 0]])).above(1))
     points, errors = np.array(found)[:, :, 0].T
     assert np.std(points) == pytest.approx(np.mean(errors), rel=0.3)
+
+
+def drawn(
+    strength: list[float], noise: float, rng: np.random.Generator
+) -> tuple[torch.Tensor, ...]:
+    """Choices between two, of which a share is careless."""
+    shown, chosen, times = [], [], []
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        p = noise / 2 + (1 - noise) / (1 + math.exp(strength[j] - strength[i]))
+        won = int(rng.binomial(2000, p))
+        shown += 2 * [[int(k in (i, j)) for k in range(3)]]
+        chosen, times = [*chosen, i, j], [*times, won, 2000 - won]
+    rows = torch.tensor(times)
+    return (
+        torch.tensor(shown).repeat_interleave(rows, 0),
+        torch.tensor(chosen).repeat_interleave(rows),
+    )
+
+
+def test_the_ratio_of_likelihoods_is_the_formula_on_wins_of_three() -> None:
+    shown, chosen, times = of_wins([[0, 30, 10], [50, 0, 25], [70, 55, 0]])
+    found = misfit(shown.repeat_interleave(times, 0), chosen.repeat_interleave(times))
+    own = sum(
+        n * math.log(n / m) for n, m in ((30, 80), (50, 80), (10, 80), (70, 80), (25, 80), (55, 80))
+    )
+    assert found is not None and found.freedom == 1
+    assert found.statistic == pytest.approx(2 * (own + 133.705990), abs=1e-5)
+    assert found.p_value == pytest.approx(math.erfc(math.sqrt(found.statistic / 2)), rel=1e-9)
+
+
+def test_careless_choices_do_not_fit_and_those_by_strength_alone_do() -> None:
+    rng = np.random.default_rng(0)
+    found = [misfit(*drawn([0.0, 1.0, 2.0], 0.0, rng)) for _ in range(20)]
+    p = [f.p_value for f in found if f is not None]
+    assert len(p) == 20 and 0.3 < np.mean(p) < 0.7 and sum(each < 0.05 for each in p) <= 4
+    careless = misfit(*drawn([0.0, 2.0, 4.0], 0.2, rng))
+    assert careless is not None and careless.p_value < 1e-4
+
+
+def test_nothing_is_tested_of_two_players_or_of_few_choices() -> None:
+    shown, chosen, times = of_wins([[0, 60], [40, 0]])
+    assert misfit(shown.repeat_interleave(times, 0), chosen.repeat_interleave(times)) is None
+    assert misfit(*of_wins([[0, 1, 1], [1, 0, 1], [1, 1, 0]])[:2]) is None
+    far = torch.tensor([[1, 1, 0]] * 100 + [[0, 1, 1]] * 100)  # the third is chosen too rarely
+    assert misfit(far, torch.tensor([0, 1] * 50 + [1] * 98 + [2] * 2)) is None
+    never = torch.tensor([[1, 1]] * 9), torch.tensor([0] * 9)
+    assert misfit(*never) is None
 
 
 @pytest.mark.parametrize("wins", [[[0, 5], [0, 0]], [[0, 5, 0], [5, 0, 0], [0, 0, 0]]])

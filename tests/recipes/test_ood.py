@@ -56,6 +56,22 @@ def test_words_in_disorder_are_found_and_the_best_layer_and_score_are_used(
     assert output.read_text() == once
 
 
+def test_prompts_that_are_asked_about_are_not_fitted_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The scores are those of a run whose --like lacks them."""
+    like, asked = prompts("prompts.jsonl", 240), prompts("prompts.heldout.jsonl", 20)
+    told = ["--prompts", write(tmp_path / "asked.jsonl", asked), "--precision", "fp32"]
+    found = []
+    for name, rows in (("apart", like), ("both", asked[:15] + like + asked[15:])):
+        words = ["--like", write(tmp_path / f"{name}.jsonl", rows), *told]
+        call(main, [*words, "--output", str(tmp_path / f"{name}-ood.jsonl")])
+        found.append((tmp_path / f"{name}-ood.jsonl").read_text())
+        noted = "note: 20 prompts of --like will not be fitted to" in capsys.readouterr().out
+        assert noted == (name == "both")
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -63,6 +79,8 @@ def test_words_in_disorder_are_found_and_the_best_layer_and_score_are_used(
         ("--like demo:prompts.jsonl", "like: name prompts"),
         ("--like demo:prompts.jsonl --like_limit 150 --prompts demo:prompts.heldout.jsonl",
          "has 150 prompts, but the model is 128 wide, .* 162 or more"),
+        ("--like demo:prompts.jsonl --like_limit 300 --prompts demo:prompts.jsonl --limit 150",
+         r"has 150 prompts that --prompts has not \(and 150 that it has\), but the model is 128"),
         ("--like demo:prompts.jsonl --prompts demo:prompts.heldout.jsonl --layer 99",
          "layer: 99, but the model has layers 0"),
         ("--like demo:prompts.jsonl --outliers demo:prompts.jsonl --outliers_limit 5",

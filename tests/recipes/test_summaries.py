@@ -87,7 +87,7 @@ def test_leads_and_people_take_part_in_an_evaluation_and_its_report(
     ("words", "said"),
     [
         (["--reference_column", "summary"], "reference_column: the prompts have no column 'summ"),
-        (["--reference_column", "note"], "note of the prompt at place 1 is None"),
+        (["--reference_column", "note"], "p.jsonl:1: note is None, but must be a text"),
         (["--contenders", "human=column:title"], "contenders: the prompts have no column 'title'"),
         (["--contenders", "lead-3", "--prompt_form", "{prompt}\\nTL;DR:"], "is not in the form"),
         (["--prompt_form", "TL;DR:"], "prompt_form: 'TL;DR:' must have {prompt} in it, once"),

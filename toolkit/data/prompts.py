@@ -52,6 +52,7 @@ class Prompts(list[list[int]]):
         columns: name -> one value for each prompt; reward functions get them by name.
         given: the prompts as they were read, text or messages, by index. A prompt that was cut from
             a longer text, or came as token ids, is missing.
+        places: where they were read, as file:line, by index; empty if nothing was read.
         chat: how messages became text.
     """
 
@@ -61,6 +62,7 @@ class Prompts(list[list[int]]):
         super().__init__(ids)
         self.columns = columns or {}
         self.given: dict[int, str | Messages] = {}
+        self.places: dict[int, str] = {}
         self.chat = Chat()
 
     @property
@@ -78,7 +80,14 @@ class Prompts(list[list[int]]):
         chosen.given = {
             new: self.given[old] for new, old in enumerate(indices) if old in self.given
         }
+        chosen.places = {
+            new: self.places[old] for new, old in enumerate(indices) if old in self.places
+        }
         return chosen
+
+    def place(self, i: int) -> str:
+        """Where a prompt was read, as file:line, for messages; if that is not known, its number."""
+        return self.places.get(i, f"the prompt at place {i + 1}")
 
     def row(self, i: int) -> Row:
         """The other fields of a prompt's row."""
@@ -205,6 +214,7 @@ def read_prompts(
         if fits and ids:
             if given is not None:
                 kept.given[len(kept)] = given
+            kept.places[len(kept)] = place
             kept.append(ids)
             rows.append(
                 {
@@ -273,6 +283,7 @@ def joined(parts: Sequence[Prompts]) -> Prompts:
     whole.columns = {name: [] for name in names}
     for part in parts:
         whole.given |= {len(whole) + i: given for i, given in part.given.items()}
+        whole.places |= {len(whole) + i: place for i, place in part.places.items()}
         whole.chat = part.chat if part.messages else whole.chat
         for name in names:
             whole.columns[name] += part.columns.get(name, [None] * len(part))

@@ -392,7 +392,7 @@ def given_texts(
         for i, text in enumerate(found):
             if not text:
                 raise InputError(
-                    f"contenders: {contender.name}: the text of the prompt at place {i + 1} has no "
+                    f"contenders: {contender.name}: {prompts.place(i)}: the text to sum up has no "
                     "sentence (leave out that row)"
                 )
     else:

@@ -14,13 +14,16 @@ from pathlib import Path
 
 import choix
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from toolkit.data.files import write_json
 from toolkit.data.records import Row, to_row
 from toolkit.errors import InputError, check_choice
 from toolkit.evaluation.result import PairRating
+from toolkit.maths.choices import misfit
 from toolkit.maths.ratings import ELO_SCALE, elo_ratings, z_scores
+from toolkit.terminal import counted
 
 WORST = "rows name the worst of more than three completions, which is ignored"
 METHODS = ("plackett_luce", "bradley_terry", "elo")
@@ -163,6 +166,30 @@ def rate(
         for n, i in place.items()
     ]
     return sorted(ratings, key=lambda r: -r.rating)
+
+
+UNSURE = 0.01  # the share of good fits of which it is said by chance
+
+
+def said_of_misfit(contests: Sequence[Contest]) -> str | None:
+    """Return a line if the first places surely do not fit one scale of ratings; else None."""
+    names = sorted({name for competitors, _, _ in contests for name in competitors})
+    place = {name: i for i, name in enumerate(names)}
+    shown = torch.zeros(len(contests), len(names))
+    for row, (competitors, _, _) in zip(shown, contests, strict=True):
+        for name in competitors:
+            row[place[name]] += 1
+    chosen = [place[competitors[order[0]]] for competitors, order, _ in contests]
+    found = misfit(shown, torch.tensor(chosen))
+    if found is None or found.p_value >= UNSURE:
+        return None
+    freedom = counted(found.freedom, "degree of freedom", "degrees of freedom")
+    return (
+        f"note: these picks do not fit one scale of ratings (chi-squared {found.statistic:.1f}, "
+        f"{freedom}). So it is where some picks are careless: models far apart then seem nearer "
+        "than the steps between them add up to. A rating's interval may miss what two models' own "
+        "picks say."
+    )
 
 
 def with_predictions(

@@ -106,9 +106,8 @@ class Robustness:
         if first is None:
             found = f"no gap is surely above 0; {at_last}"
         else:
-            found = (
-                f"the gap is surely above 0 from {first.name} on, at {first.kl:.1f} nats; {at_last}"
-            )
+            at_first = f"{first.name}, at {first.kl:.1f} nats"
+            found = f"the gap is surely above 0 first at {at_first}; {at_last}"
         facts: list[Fact] = [("free of over-optimization", found, "yes" if first is None else "no")]
 
         for name, answer in self.sides.items():

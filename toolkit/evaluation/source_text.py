@@ -69,7 +69,7 @@ def sources_of(
     shown = [prompts.shown(i, tokenizer) for i in range(len(prompts))]
     if form is None:
         return [_asked(prompt) for prompt in shown]
-    return [_within(prompt, form) for prompt in shown]
+    return [_within(prompt, form, prompts.places.get(i)) for i, prompt in enumerate(shown)]
 
 
 def column_texts(prompts: Prompts, column: str, what: str) -> list[str]:
@@ -93,8 +93,8 @@ def column_texts(prompts: Prompts, column: str, what: str) -> list[str]:
         text = value[0].get("content") if answer else value
         if not isinstance(text, str) or not text.strip():
             raise InputError(
-                f"{what}: {column} of the prompt at place {i + 1} is {value!r:.40}, but must be a "
-                "text (leave out the rows without one)",
+                f"{what}: {prompts.place(i)}: {column} is {value!r:.40}, but must be a text (leave "
+                "out the rows without one)",
                 what,
             )
         texts.append(text.strip())
@@ -132,8 +132,14 @@ def _asked(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else str(prompt[-1].get("content") or "")
 
 
-def _within(prompt: Prompt, form: str) -> str:
-    """Return what stands in place of {prompt} (``data.prompt_form.in_form`` puts it there)."""
+def _within(prompt: Prompt, form: str, place: str | None) -> str:
+    """Return what stands in place of {prompt} (``data.prompt_form.in_form`` puts it there).
+
+    Args:
+        prompt: in the form.
+        form: what is around the text.
+        place: where the prompt was read, for messages; None if that is not known.
+    """
     form = form.replace("\\n", "\n")
     if not isinstance(prompt, str):
         form = form.strip()
@@ -142,7 +148,8 @@ def _within(prompt: Prompt, form: str) -> str:
     fits = len(text) >= len(before) + len(after)
     if not (fits and text.startswith(before) and text.endswith(after)):
         raise InputError(
-            f"prompt_form: the prompt {printable(text)!r:.60} is not in the form {form!r}, so its "
+            f"prompt_form: {f'{place}: ' if place else ''}the prompt {printable(text)!r:.60} is "
+            f"not in the form {form!r}, so its "
             "text is not known (put the prompts into it by preftune split, leave prompt_form out, "
             "or name the text's column by --source_column)",
             "prompt_form",

@@ -4,6 +4,7 @@
 together a little, with bootstrap intervals.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -90,6 +91,70 @@ def fit_choices(shown: Tensor, chosen: Tensor, times: Tensor | None = None) -> S
         if step.abs().max() < 1e-11:
             break
     return Strengths(values - values.mean(), _covariance(p, times), best.item())
+
+
+class Misfit(NamedTuple):
+    """How far choices are from any strengths at all.
+
+    Attributes:
+        statistic: twice the log of the likelihood ratio; chi-squared, if strengths explain all.
+        freedom: its degrees of freedom.
+        p_value: the probability of a statistic as large by chance.
+    """
+
+    statistic: float
+    freedom: int
+    p_value: float
+
+
+LEAST_EXPECTED = 5.0  # choices of each player in a group; with fewer it is not chi-squared
+
+
+def misfit(shown: Tensor, chosen: Tensor) -> Misfit | None:
+    """Test whether choices follow strengths on one scale, by the ratio of likelihoods.
+
+    Choices between the same texts' writers are a group, and each group may have probabilities of
+    its own in place of those of the strengths. Those who choose at random now and then do not fit:
+    whatever the strengths, a share of their choices falls on the weaker text, so that far apart
+    players seem nearer than the sum of the steps between them. Groups in which a player is expected
+    to be chosen fewer than five times are left out.
+
+    Args:
+        shown, chosen: as for ``fit_choices``; choices are taken for independent.
+
+    Returns:
+        None if nothing can be tested: no freedom is left, or no strength fits best.
+    """
+    groups, group = torch.unique(shown.double(), dim=0, return_inverse=True)
+    counts = torch.zeros_like(groups)
+    counts.index_put_((group, chosen), torch.ones(len(chosen), dtype=counts.dtype), accumulate=True)
+
+    # Leave groups out until all that are left have enough choices under their own fit.
+    kept = (groups > 0).sum(dim=1) > 1
+    while True:
+        if not bool(kept.any()):
+            return None
+        shared, seen = groups[kept], counts[kept]
+        here = (shared > 0).any(dim=0)  # a player of none of these groups is of no interest
+        shared, seen = shared[:, here], seen[:, here]
+        try:
+            rows, players = (seen > 0).nonzero(as_tuple=True)
+            fitted = fit_choices(shared[rows], players, seen[rows, players])
+        except ValueError:
+            return None
+        p = (shared.log() + fitted.values).softmax(dim=1)
+        expected = seen.sum(dim=1, keepdim=True) * p
+        enough = (expected.masked_fill(shared == 0, math.inf) >= LEAST_EXPECTED).all(dim=1)
+        if bool(enough.all()):
+            break
+        kept[kept.nonzero().squeeze(1)[~enough]] = False
+
+    freedom = int(((shared > 0).sum(dim=1) - 1).sum()) - (shared.shape[1] - 1)
+    if freedom < 1:
+        return None
+    statistic = 2 * float(torch.xlogy(seen, seen / expected.clamp(min=1e-300)).sum())
+    half = torch.tensor([freedom, statistic], dtype=torch.float64) / 2
+    return Misfit(statistic, freedom, torch.special.gammaincc(half[0], half[1]).item())
 
 
 def _covariance(p: Tensor, times: Tensor) -> Tensor:

@@ -5,17 +5,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from toolkit.data.chat import read_chat
 from toolkit.data.comparisons import open_comparisons
 from toolkit.data.encoding import Encoder
 from toolkit.data.records import source_of
-from toolkit.data.splits import split_by_prompt
+from toolkit.data.splits import folds_by_prompt, split_by_prompt
 from toolkit.errors import InputError
 from toolkit.models.loading import load_tokenizer
 from toolkit.training.reward.config import BestOfKConfig
-from toolkit.training.reward.data import RewardData, prepare, scaled_weights
+from toolkit.training.reward.data import RewardData, check_weights, prepare, scaled_weights
 
 ROWS = [
     {
@@ -177,6 +178,27 @@ def test_weights_have_the_mean_1_over_the_rows_that_are_trained_on(tmp_path: Pat
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     with pytest.raises(InputError, match=r"c.jsonl:\d+: has no source"):
         scaled_weights(open_comparisons(path, "best", "-"), train, {"helpful": 1.0})
+
+
+def test_a_source_that_only_a_later_fold_lacks_is_named_with_the_fold(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    rows = [row | {"source": "helpful"} for row in ROWS]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    order = open_comparisons(path, "best", "-").order
+    folds = folds_by_prompt(order, 10, 0, 4)
+
+    # The rows of one prompt, which the third fold holds out, are the only ones of their source.
+    chosen = ROWS[int(np.flatnonzero(folds[2][1])[0])]["prompt"]
+    rows = [row | {"source": "rare"} if row["prompt"] == chosen else row for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = open_comparisons(path, "best", "-")
+    given = {"helpful": 1.0, "rare": 2.0}
+    check_weights(source, folds[:1], given)
+    check_weights(source, folds, {})
+    with pytest.raises(InputError, match="the source 'rare' in fold 3 of 4 .*--folds 0 leaves"):
+        check_weights(source, folds, given)
+    with pytest.raises(InputError, match=r"the source 'honest' \(the sources are helpful, rare\)$"):
+        check_weights(source, folds, given | {"honest": 1.0})
 
 
 @pytest.mark.slow

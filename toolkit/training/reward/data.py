@@ -5,7 +5,7 @@ import json
 import shutil
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from toolkit.data.encoding import WEIGHT, Encoder, best_of
 from toolkit.data.leftovers import part_folder
 from toolkit.data.prompts import Prompts
 from toolkit.data.records import Placed, Row, source_of
+from toolkit.data.splits import Split
 from toolkit.errors import InputError
 from toolkit.training.reward.config import BestOfKConfig
 
@@ -166,8 +167,29 @@ def prepare(
     return data
 
 
+def check_weights(
+    comparisons: Comparisons, folds: Sequence[Split], given: Mapping[str, float]
+) -> None:
+    """Check that each fold has rows of every source that has a weight, before one is trained.
+
+    Args:
+        comparisons: checked comparisons.
+        folds: of the adapter, and of the other models of a cross-validation.
+        given: weights by source; empty for none.
+
+    Raises:
+        InputError: as for ``scaled_weights``; it names the fold if only that lacks a source.
+    """
+    if not given:
+        return
+    # First all together: a source that is nowhere is missing in every fold.
+    scaled_weights(comparisons, np.any([train for train, _ in folds], axis=0), given)
+    for number, (train, _) in enumerate(folds, start=1):
+        scaled_weights(comparisons, train, given, f" in fold {number} of {len(folds)}")
+
+
 def scaled_weights(
-    comparisons: Comparisons, train: np.ndarray, given: Mapping[str, float]
+    comparisons: Comparisons, train: np.ndarray, given: Mapping[str, float], fold: str = ""
 ) -> dict[str, float]:
     """Scale the weights of sources so that their mean over the training rows is 1.
 
@@ -177,6 +199,7 @@ def scaled_weights(
         comparisons: checked comparisons.
         train: bool (rows,), those that are trained on.
         given: weights by source; empty for none.
+        fold: of which of several folds the rows are, for messages.
 
     Raises:
         InputError: a row has a source without a weight, or a weight's source has no row.
@@ -195,8 +218,8 @@ def scaled_weights(
         counts[source] += 1
     if missing := sorted(given.keys() - counts.keys()):
         raise InputError(
-            f"source_weights: no row to train on has the source {missing[0]!r} (the sources are "
-            f"{', '.join(sorted(counts))})",
+            f"source_weights: no row to train on has the source {missing[0]!r}{fold} (the sources "
+            f"are {', '.join(sorted(counts))}{'; --folds 0 leaves the folds out' if fold else ''})",
             "source_weights",
         )
     mean = sum(given[name] * count for name, count in counts.items()) / counts.total()
