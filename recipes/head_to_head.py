@@ -65,8 +65,8 @@ def main(args: HeadToHeadArguments) -> "Evaluation":
     # All models write, and their texts become items without names. Votes are never deleted.
     if args.overwrite and store.exists():
         raise InputError(
-            f"output_dir: {store} holds votes, which --overwrite would leave beside other texts "
-            "(name another folder)",
+            f"output_dir: {store} holds texts that people vote on, which --overwrite would leave "
+            "beside other texts (name another folder)",
             "output_dir",
         )
     config = ["--config", args.evaluate_config, "--seed", str(args.seed)]
@@ -74,13 +74,18 @@ def main(args: HeadToHeadArguments) -> "Evaluation":
     judges = [*known.judges, f"{PEOPLE}=people:{store}"]
     asked = ["--judges", *judges, "--pick_pairs", args.pairs, "--pick_limit", str(args.items)]
     asked += ["--people_votes", str(args.votes), "--frontier_prompts", "0"]
+    if known.samples is None and (known.limit or args.items) < args.items:
+        asked += ["--limit", str(args.items)]
     contenders = contenders_of(known.contenders, args.contenders)
     told = [*config, *asked, "--contenders", *contenders, "--output_dir", str(out / "samples")]
     made = [out / "samples" / "samples.jsonl", store]
     writing = Stage("samples", "All models write", evaluate.main, told, made)
     # Votes on texts of another adapter or other prompts must not count for those of now.
     writing.given = dict([*files_of(writing), *weights_of("contenders", contenders)])
-    run_stages([writing], out, args.overwrite)
+    writing.free = ("pick_limit", "pick_pairs")  # more items, or more pairs, of the same texts
+    cure = "Those votes stay where they are; name another --output_dir for this setting"
+    run_stages([writing], out, args.overwrite, cure=cure)
+    ask(out / "samples" / "samples.jsonl", store, args)
 
     # People vote.
     if not args.count_only:
@@ -98,6 +103,20 @@ def main(args: HeadToHeadArguments) -> "Evaluation":
     show(result, args.votes)
     say_next(Step("report", {"evaluation": str(out / "result"), "output_dir": str(out / "report")}))
     return result
+
+
+def ask(samples: Path, store: Path, args: HeadToHeadArguments) -> None:
+    """Put into the store what people are asked now and were not before."""
+    from toolkit.evaluation.judges import PeopleJudge, pairs_of, questions_of
+    from toolkit.evaluation.samples import read_samples
+
+    written = read_samples(samples)
+    shown = [row["prompt"] for row in written.asked[: args.items]]
+    if len(shown) < args.items:
+        print(f"note: there are {len(shown)} prompts, not {args.items}, on which to compare")
+    pairs = list(pairs_of([contender.name for contender in written.contenders], args.pairs))
+    questions = questions_of(pairs, shown, written.outputs)
+    PeopleJudge(PEOPLE, str(store), votes=args.votes).ask(questions)
 
 
 def contenders_of(known: list[str], given: list[str]) -> list[str]:

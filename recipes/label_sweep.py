@@ -24,7 +24,7 @@ from toolkit.embedded import embedded
 from toolkit.errors import InputError
 from toolkit.flags import Count, Range, flag
 from toolkit.next_step import say_open, wrote
-from toolkit.pipeline.comparison import judge_and_report
+from toolkit.pipeline.comparison import check_judges, judge_and_report
 from toolkit.pipeline.project import files_of
 from toolkit.pipeline.stages import Stage, run_stages
 from toolkit.project import Project
@@ -110,6 +110,7 @@ def main(args: LabelSweepArguments) -> "list[LabelPoint]":
     own = [] if project is None else [project.adapter(name) for name in project.policies()]
     last = judge_and_report(told, policies, out, "What more labels are worth", shown, own)
     stages = [*rewards, *policies, *last]
+    check_judges(stages)
     for stage in stages:
         stage.given = dict(files_of(stage))
     run_stages(stages, out, args.overwrite)
