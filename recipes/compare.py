@@ -67,7 +67,7 @@ def of_project(path: Path, args: CompareArguments) -> dict[str, Any]:
     """Run those stages of a project file that --stages names, then its evaluation and report."""
     project = Project.read(path, "configs")
     named = {name.strip() for name in args.stages.split(",")}
-    named |= {"convert", "split", "preference", "evaluate", "report"}
+    named |= {"convert", "split", "ratings", "preference", "evaluate", "report"}
     stages = [stage for stage in stages_of_project(project) if stage.name in named]
     check_inputs(stages)
     check_judges(stages)
