@@ -21,7 +21,7 @@ from toolkit.data.files import require_file
 from toolkit.embedded import embedded
 from toolkit.errors import InputError
 from toolkit.flags import Count, Named, Range, flag
-from toolkit.next_step import Step, say_next
+from toolkit.next_step import Step, again, say_next
 from toolkit.pipeline.project import files_of, weights_of
 from toolkit.pipeline.stages import Stage, run_stages
 from toolkit.terminal import counted, print_table
@@ -50,6 +50,7 @@ class HeadToHeadArguments(SeedArguments, OverwriteArguments):
         3, "People who judge each pair of texts. An odd number leaves fewer ties."
     )
     invite: str = flag("me", "People who judge, separated by commas. Each new name gets a link.")
+    reinvite: bool = flag(False, "Make new links for invited names too. Their old links end.")
     port: Annotated[int, Range(low=0, high=65_535)] = flag(8000, "Port of the labeling page.")
     guidelines: str | None = flag(None, "Text file that tells people what to look for.")
     count_only: bool = flag(False, "Do not open the page; print the table with the votes so far.")
@@ -57,6 +58,8 @@ class HeadToHeadArguments(SeedArguments, OverwriteArguments):
 
 
 def main(args: HeadToHeadArguments) -> "Evaluation":
+    from toolkit.labeling.store import StoreReader
+
     require_file(args.evaluate_config, "--evaluate_config")
     out = Path(args.output_dir)
     store = out / "matches.sqlite"
@@ -90,7 +93,7 @@ def main(args: HeadToHeadArguments) -> "Evaluation":
     # People vote.
     if not args.count_only:
         page = ["--serve", "--store", str(store), "--invite", args.invite, "--port", str(args.port)]
-        page += ["--repeats", "0"]
+        page += ["--repeats", "0", *(["--reinvite"] if args.reinvite else [])]
         if args.guidelines is not None:
             page += ["--guidelines", args.guidelines]
         call(label.main, page)
@@ -101,7 +104,14 @@ def main(args: HeadToHeadArguments) -> "Evaluation":
         evaluate.main, [*config, *asked, *samples, "--output_dir", str(out / "result")]
     )
     show(result, args.votes)
-    say_next(Step("report", {"evaluation": str(out / "result"), "output_dir": str(out / "report")}))
+    page = Step("report", {"evaluation": str(out / "result"), "output_dir": str(out / "report")})
+    with StoreReader(store) as opened:
+        wanted, said = int(opened.progress()["wanted"]), sum(1 for _ in opened.said("match"))
+    if said >= wanted:
+        say_next(page)
+        return result
+    print(f"{wanted - said} of {wanted} votes are missing.")
+    say_next(again("head_to_head", "count_only"), page)
     return result
 
 

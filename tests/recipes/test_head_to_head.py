@@ -52,6 +52,7 @@ def test_people_vote_and_the_same_command_counts_the_majority(
     assert pair.wins + pair.ties + pair.losses == 6 and pair.not_judged == 0
     assert pair.wins >= 4 and by_list.wins >= pair.wins  # best-of-8 by the list itself
     assert "already done" in said and "best : reference" in said
+    assert "missing" not in said and "report --evaluation" in said
 
     # More items of the same texts join them, with three votes wanted each; no vote is lost.
     texts = (out / "samples" / "samples.jsonl").read_bytes()
@@ -61,8 +62,12 @@ def test_people_vote_and_the_same_command_counts_the_majority(
     assert pair.wins + pair.ties + pair.losses + pair.not_judged == 8
     assert 1 <= pair.not_judged <= 2  # equal texts are a tie without asking
     with Store(out / "matches.sqlite") as store:
-        assert store.progress()["left"] == 3 * pair.not_judged
+        votes = store.progress()
+    assert votes["left"] == 3 * pair.not_judged
     assert (out / "samples" / "samples.jsonl").read_bytes() == texts
+    said = capsys.readouterr().out
+    assert f"{votes['left']:.0f} of {votes['wanted']:.0f} votes are missing" in said
+    assert "next: " in said and "--count_only" not in said.partition("next: ")[2].splitlines()[0]
 
     # Other texts cannot join them. What is proposed is not what is refused with votes there.
     with pytest.raises(InputError, match="another contenders .* name another --output_dir") as told:
