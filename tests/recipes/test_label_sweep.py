@@ -32,6 +32,10 @@ def test_each_share_has_a_reward_model_and_a_policy_and_the_labeler_one_of_its_o
     assert [stage.name for stage in kept] == [
         *("reward-0.1", "reward-1", "labels-0.1", "labels-1", "direct", "evaluate", "report"),
     ]
+    # A share that is added later has nothing trained again but what reads its reward model.
+    assert [stage.after for stage in kept[:5]] == [
+        *((), (), ("reward-0.1",), ("reward-1",), ("reward-1",)),
+    ]
     told = [{k: v for part in bind(s.main, s.words) for k, v in vars(part).items()} for s in kept]
     assert [t["train_fraction"] for t in told[:2]] == [0.1, 1.0]
     assert [t["reward_adapter"] for t in told[2:4]] == [

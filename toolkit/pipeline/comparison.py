@@ -155,7 +155,8 @@ def ppo_stage(kl_target: float, told: list[str], folder: Path) -> Stage:
     words = [*told, "--kl_target", str(kl_target), "--output_dir", str(folder)]
     title = f"PPO, KL target {kl_target:g} nats"
     made = [folder / ppo.adapter]
-    return Stage(folder.name, title, recipe(ppo.recipe).main, words, made, ppo.resumes)
+    # Runs do not read each other: another target between two leaves the later one as it is.
+    return Stage(folder.name, title, recipe(ppo.recipe).main, words, made, ppo.resumes, after=())
 
 
 def output_of(main: Main, words: list[str]) -> Path:
