@@ -188,6 +188,9 @@ def test_a_runs_path_is_whole_and_few_points_are_marked(
     draw_frontier(figure, result, "rm", {"ppo": run})
     left, right = figure.axes[0].get_xlim()
     assert left < -0.5 and right > 40
+    (path,) = [line for line in figure.axes[0].lines if "while" in str(line.get_label())]
+    (end,) = [drawn for drawn in figure.axes[0].containers if drawn.get_label() == "ppo"]
+    assert path.get_color() == end.lines[0].get_color()
 
     curves = Figure()
     draw_curves(curves, {"ppo": run})

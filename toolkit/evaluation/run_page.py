@@ -350,7 +350,12 @@ def draw_frontier(figure: Figure, result: Evaluation, judge: str, runs: dict[str
                 str(p.n), (p.kl, p.gain), fontsize=7, xytext=(2, -9), textcoords="offset points"
             )
 
-    for i, (name, run) in enumerate(paths.items()):
+    scaled = scaled_policies([c for c, _, _ in placed])
+    on_lines = {c.name for row in scaled.values() for _, c in row}
+    single = [one for one in placed if one[0].kind != "checkpoint" and one[0].name not in on_lines]
+    # A run's path has the color of its end.
+    colors = {c.name: f"C{i % 10}" for i, (c, _, _) in enumerate(single)}
+    for i, (name, run) in enumerate(paths.items(), start=len(single)):
         axis.plot(
             _column(run.log, lambda update: update.kl),
             [
@@ -361,14 +366,11 @@ def draw_frontier(figure: Figure, result: Evaluation, judge: str, runs: dict[str
             marker=".",
             markersize=3,
             alpha=0.7,
-            color=f"C{i % 10}",
+            color=colors.get(name, f"C{i % 10}"),
             label=_label(f"{name}, while training"),
         )
 
     _draw_checkpoints(axis, [c for c, _, _ in placed], judge)
-    scaled = scaled_policies([c for c, _, _ in placed])
-    on_lines = {c.name for row in scaled.values() for _, c in row}
-    single = [one for one in placed if one[0].kind != "checkpoint" and one[0].name not in on_lines]
     _draw_scaled(axis, scaled, judge, reference.std, len(single))
     for i, (c, kl, kl_error) in enumerate(single):
         s = c.scores[judge]
@@ -378,7 +380,7 @@ def draw_frontier(figure: Figure, result: Evaluation, judge: str, runs: dict[str
             xerr=kl_error,
             yerr=s.error / reference.std if reference.std > 0 else 0.0,
             fmt=LOOKS[i % len(LOOKS)],
-            color=f"C{i % 10}",
+            color=colors[c.name],
             capsize=2,
             markersize=6,
             label=_label(c.name),
