@@ -22,7 +22,13 @@ from toolkit.arguments.common import OverwriteArguments
 from toolkit.embedded import embedded
 from toolkit.flags import flag
 from toolkit.next_step import say_open
-from toolkit.pipeline.comparison import PREPARATION, check_inputs, last_stages, stages_of
+from toolkit.pipeline.comparison import (
+    PREPARATION,
+    check_inputs,
+    check_judges,
+    last_stages,
+    stages_of,
+)
 from toolkit.pipeline.project import stages_of_project
 from toolkit.pipeline.stages import run_stages
 from toolkit.project import Project
@@ -51,6 +57,7 @@ def main(args: CompareArguments) -> dict[str, Any]:
     stages = stages_of(configs, [name.strip() for name in args.stages.split(",")], {})
     check_inputs(stages)
     stages += last_stages(configs, stages, out, [], "Methods compared")
+    check_judges(stages)
     results = run_stages(stages, out, args.overwrite)
     say_open(out / "report" / "report.html")
     return results
@@ -60,9 +67,10 @@ def of_project(path: Path, args: CompareArguments) -> dict[str, Any]:
     """Run those stages of a project file that --stages names, then its evaluation and report."""
     project = Project.read(path, "configs")
     named = {name.strip() for name in args.stages.split(",")}
-    named |= {"convert", "split", "preference", "evaluate", "report"}
+    named |= {"convert", "split", "ratings", "preference", "evaluate", "report"}
     stages = [stage for stage in stages_of_project(project) if stage.name in named]
     check_inputs(stages)
+    check_judges(stages)
     out = Path(args.output_dir or project.folder)
     results = run_stages(stages, out, args.overwrite)
     if "report" in results:

@@ -21,7 +21,7 @@ from toolkit.data.files import require_file
 from toolkit.embedded import embedded
 from toolkit.errors import InputError
 from toolkit.flags import Count, Named, Range, flag
-from toolkit.next_step import Step, say_next
+from toolkit.next_step import Step, again, say_next
 from toolkit.pipeline.project import files_of, weights_of
 from toolkit.pipeline.stages import Stage, run_stages
 from toolkit.terminal import counted, print_table
@@ -50,6 +50,7 @@ class HeadToHeadArguments(SeedArguments, OverwriteArguments):
         3, "People who judge each pair of texts. An odd number leaves fewer ties."
     )
     invite: str = flag("me", "People who judge, separated by commas. Each new name gets a link.")
+    reinvite: bool = flag(False, "Make new links for invited names too. Their old links end.")
     port: Annotated[int, Range(low=0, high=65_535)] = flag(8000, "Port of the labeling page.")
     guidelines: str | None = flag(None, "Text file that tells people what to look for.")
     count_only: bool = flag(False, "Do not open the page; print the table with the votes so far.")
@@ -57,6 +58,8 @@ class HeadToHeadArguments(SeedArguments, OverwriteArguments):
 
 
 def main(args: HeadToHeadArguments) -> "Evaluation":
+    from toolkit.labeling.store import StoreReader
+
     require_file(args.evaluate_config, "--evaluate_config")
     out = Path(args.output_dir)
     store = out / "matches.sqlite"
@@ -65,8 +68,8 @@ def main(args: HeadToHeadArguments) -> "Evaluation":
     # All models write, and their texts become items without names. Votes are never deleted.
     if args.overwrite and store.exists():
         raise InputError(
-            f"output_dir: {store} holds votes, which --overwrite would leave beside other texts "
-            "(name another folder)",
+            f"output_dir: {store} holds texts that people vote on, which --overwrite would leave "
+            "beside other texts (name another folder)",
             "output_dir",
         )
     config = ["--config", args.evaluate_config, "--seed", str(args.seed)]
@@ -74,18 +77,23 @@ def main(args: HeadToHeadArguments) -> "Evaluation":
     judges = [*known.judges, f"{PEOPLE}=people:{store}"]
     asked = ["--judges", *judges, "--pick_pairs", args.pairs, "--pick_limit", str(args.items)]
     asked += ["--people_votes", str(args.votes), "--frontier_prompts", "0"]
+    if known.samples is None and (known.limit or args.items) < args.items:
+        asked += ["--limit", str(args.items)]
     contenders = contenders_of(known.contenders, args.contenders)
     told = [*config, *asked, "--contenders", *contenders, "--output_dir", str(out / "samples")]
     made = [out / "samples" / "samples.jsonl", store]
     writing = Stage("samples", "All models write", evaluate.main, told, made)
     # Votes on texts of another adapter or other prompts must not count for those of now.
     writing.given = dict([*files_of(writing), *weights_of("contenders", contenders)])
-    run_stages([writing], out, args.overwrite)
+    writing.free = ("pick_limit", "pick_pairs")  # more items, or more pairs, of the same texts
+    cure = "Those votes stay where they are; name another --output_dir for this setting"
+    run_stages([writing], out, args.overwrite, cure=cure)
+    ask(out / "samples" / "samples.jsonl", store, args)
 
     # People vote.
     if not args.count_only:
         page = ["--serve", "--store", str(store), "--invite", args.invite, "--port", str(args.port)]
-        page += ["--repeats", "0"]
+        page += ["--repeats", "0", *(["--reinvite"] if args.reinvite else [])]
         if args.guidelines is not None:
             page += ["--guidelines", args.guidelines]
         call(label.main, page)
@@ -96,8 +104,29 @@ def main(args: HeadToHeadArguments) -> "Evaluation":
         evaluate.main, [*config, *asked, *samples, "--output_dir", str(out / "result")]
     )
     show(result, args.votes)
-    say_next(Step("report", {"evaluation": str(out / "result"), "output_dir": str(out / "report")}))
+    page = Step("report", {"evaluation": str(out / "result"), "output_dir": str(out / "report")})
+    with StoreReader(store) as opened:
+        wanted, said = int(opened.progress()["wanted"]), sum(1 for _ in opened.said("match"))
+    if said >= wanted:
+        say_next(page)
+        return result
+    print(f"{wanted - said} of {wanted} votes are missing.")
+    say_next(again("head_to_head", "count_only"), page)
     return result
+
+
+def ask(samples: Path, store: Path, args: HeadToHeadArguments) -> None:
+    """Put into the store what people are asked now and were not before."""
+    from toolkit.evaluation.judges import PeopleJudge, pairs_of, questions_of
+    from toolkit.evaluation.samples import read_samples
+
+    written = read_samples(samples)
+    shown = [row["prompt"] for row in written.asked[: args.items]]
+    if len(shown) < args.items:
+        print(f"note: there are {len(shown)} prompts, not {args.items}, on which to compare")
+    pairs = list(pairs_of([contender.name for contender in written.contenders], args.pairs))
+    questions = questions_of(pairs, shown, written.outputs)
+    PeopleJudge(PEOPLE, str(store), votes=args.votes).ask(questions)
 
 
 def contenders_of(known: list[str], given: list[str]) -> list[str]:

@@ -24,7 +24,7 @@ from toolkit.embedded import embedded
 from toolkit.errors import InputError
 from toolkit.flags import Count, Range, flag
 from toolkit.next_step import say_open, wrote
-from toolkit.pipeline.comparison import judge_and_report
+from toolkit.pipeline.comparison import check_judges, judge_and_report
 from toolkit.pipeline.project import files_of
 from toolkit.pipeline.stages import Stage, run_stages
 from toolkit.project import Project
@@ -81,7 +81,7 @@ def main(args: LabelSweepArguments) -> "list[LabelPoint]":
         policies.append(
             policy_stage(
                 f"labels-{fraction:g}", f"PPO on {fraction:.4g} of the labels", args, seed, out,
-                ["--reward_adapter", str(reward.made[0])],
+                reward, ["--reward_adapter", str(reward.made[0])],
             )
         )  # fmt: skip
     labeler = labeler_of(args)
@@ -95,7 +95,8 @@ def main(args: LabelSweepArguments) -> "list[LabelPoint]":
             "0",
             "1",
         ]
-        policies.append(policy_stage(DIRECT, "PPO on the labeler's scores", args, seed, out, told))
+        title = "PPO on the labeler's scores"
+        policies.append(policy_stage(DIRECT, title, args, seed, out, rewards[-1], told))
     elif args.direct:
         print(
             "note: --evaluate_config names neither a lexicon nor a reward_function, so there is no "
@@ -110,6 +111,7 @@ def main(args: LabelSweepArguments) -> "list[LabelPoint]":
     own = [] if project is None else [project.adapter(name) for name in project.policies()]
     last = judge_and_report(told, policies, out, "What more labels are worth", shown, own)
     stages = [*rewards, *policies, *last]
+    check_judges(stages)
     for stage in stages:
         stage.given = dict(files_of(stage))
     run_stages(stages, out, args.overwrite)
@@ -129,15 +131,22 @@ def reward_stage(fraction: float, args: LabelSweepArguments, seed: list[str], ou
 
 
 def policy_stage(
-    name: str, title: str, args: LabelSweepArguments, seed: list[str], out: Path, told: list[str]
+    name: str,
+    title: str,
+    args: LabelSweepArguments,
+    seed: list[str],
+    out: Path,
+    reward: Stage,
+    told: list[str],
 ) -> Stage:
-    """Make the stage that trains a policy by these rewards."""
+    """Make the stage that trains a policy by these rewards, and reads this stage's alone."""
     ppo = METHODS["ppo"]
     words = ["--config", args.ppo_config, *seed, *told, "--output_dir", str(out / name)]
     if args.total_episodes is not None:
         words += ["--total_episodes", str(args.total_episodes)]
     made = [out / name / ppo.adapter]
-    return Stage(name, title, recipe(ppo.recipe).main, words, made, ppo.resumes)
+    after = (reward.name,)
+    return Stage(name, title, recipe(ppo.recipe).main, words, made, ppo.resumes, after=after)
 
 
 def labeler_of(args: LabelSweepArguments) -> list[str] | None:

@@ -30,7 +30,6 @@ from toolkit.terminal import print_table
 
 if TYPE_CHECKING:
     from toolkit.data.records import Placed
-    from toolkit.evaluation.ratings import Rating
 
 
 @dataclass
@@ -62,17 +61,6 @@ class RatingArguments(InvalidRowsArguments, LayoutArguments, SeedArguments, Over
                     "of them out)",
                     "reward_model",
                 )
-
-
-PREDICTED = ("predicted by scores", "95 %", "by its choices")
-
-
-def predictions(rating: "Rating") -> list[str]:
-    """The cells of what a reward model predicts; none without one."""
-    p = rating.predicted
-    if p is None:
-        return []
-    return [f"{p.points:.0f}", f"{p.low:.0f} to {p.high:.0f}", f"{p.by_choices:.0f}"]
 
 
 def scored_rows(
@@ -170,27 +158,17 @@ def main(args: RatingArguments) -> None:
     caption = "Elo's scale: mean 1500, 400 points are odds of 10 to 1. 95 % bootstrap by prompt."
     if args.method == "elo":
         caption += " Elo depends on the order of the rows."
+    found = Ratings(args.method, ratings, args.reward_model, left_out)
     print_table(
         f"{args.method} ratings from {len(rows)} comparisons",
-        ["model", "rating", "95 %", "contests", "won", *(PREDICTED if raw is not None else ())],
-        [
-            [
-                r.name,
-                f"{r.rating:.0f}",
-                f"{r.low:.0f} to {r.high:.0f}",
-                str(r.contests),
-                f"{r.wins / r.contests:.0%}",
-                *predictions(r),
-            ]
-            for r in ratings
-        ],
+        *found.table(),
         caption,
         right=tuple(range(1, 8)),
     )
     doubt = said_of_misfit(contests)
     if doubt is not None:
         print(doubt)
-    Ratings(args.method, ratings, args.reward_model, left_out).write(args.output)
+    found.write(args.output)
     wrote(args.output, "these ratings")
     say(noted)
     say_next(

@@ -37,6 +37,7 @@ class ReportArguments(LayoutArguments, OverwriteArguments):
         [], "Output folders of preftune sft, preftune preference, preftune rloo."
     )
     comparisons: str | None = flag(None, "Comparisons to describe.")
+    ratings: str | None = flag(None, "The file of preftune ratings: models by what people chose.")
     title: str = flag("Report", "Heading of the page.")
     samples: CountOrZero = flag(20, "Number of prompts whose samples are shown.")
     output_dir: str = flag("outputs/report", "Folder for the page.")
@@ -66,7 +67,8 @@ def main(args: ReportArguments) -> "list[Fact]":
     from toolkit.evaluation.samples import SampleRow
     from toolkit.evaluation.tables import print_facts
 
-    if not (args.runs or args.evaluation or args.rewards or args.comparisons):
+    given = (args.runs, args.evaluation, args.rewards, args.comparisons, args.ratings)
+    if not any(given):
         raise InputError("runs: nothing to report on (add --runs, --evaluation or --rewards)")
     out = claim_output(args.output_dir, args.overwrite, "output_dir")
     runs = {n: read_ppo_run(f) for n, f in named(args.runs, "runs").items()}
@@ -83,6 +85,10 @@ def main(args: ReportArguments) -> "list[Fact]":
 
     facts = verdicts(runs, rewards, result, trainings)
     report = Report(args.title, facts, runs, rewards, result, samples, sheet, trainings)
+    if args.ratings is not None:
+        from toolkit.evaluation.ratings import Ratings  # loads scipy
+
+        report.ratings = Ratings.read(args.ratings, "--ratings")
     if args.evaluation is not None and (record := Path(args.evaluation) / RUN_FILE).is_file():
         report.evaluated = RunRecord.read(record).as_json()
     page = write_run_report(out, report)

@@ -23,7 +23,7 @@ from toolkit.embedded import embedded
 from toolkit.errors import InputError
 from toolkit.flags import Count, Positive, flag
 from toolkit.next_step import say_open
-from toolkit.pipeline.comparison import judge_and_report, ppo_stage
+from toolkit.pipeline.comparison import check_judges, judge_and_report, ppo_stage
 from toolkit.pipeline.stages import run_stages
 from toolkit.project import Project
 
@@ -63,6 +63,7 @@ def main(args: SweepArguments) -> dict[str, Any]:
     project = Project.if_any(Path(args.evaluate_config))
     own = [] if project is None else [project.adapter(name) for name in project.policies()]
     stages = [*runs, *judge_and_report(told, runs, out, "KL targets compared", shown, own)]
+    check_judges(stages)
     results = run_stages(stages, out, args.overwrite)
     say_open(out / "report" / "report.html")
     return results

@@ -98,6 +98,14 @@ def test_each_recipe_reads_the_shared_keys_the_paths_and_its_own_section(tmp_pat
     assert told("sweep", path)["ppo_config"] == told("online", path)["ppo_config"] == str(path)
 
 
+def test_the_report_shows_how_models_are_rated_unless_choices_become_scores(tmp_path: Path) -> None:
+    assert told("report", written(tmp_path))["ratings"] is None
+    rated = written(tmp_path, WHOLE + "ratings:\n")
+    assert told("report", rated)["ratings"] == told("ratings", rated)["output"]
+    scored = written(tmp_path, WHOLE + "ratings:\n  scores: out/scores.jsonl\n")
+    assert told("report", scored)["ratings"] is None
+
+
 def test_a_sweep_leaves_out_the_projects_own_run_which_may_not_be_there(tmp_path: Path) -> None:
     path = written(tmp_path)
     own = [Project.read(path).adapter("ppo")]

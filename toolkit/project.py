@@ -478,6 +478,7 @@ class Project:
             "trainings": [f"{name}={self.made(name, name)}" for name in others] or None,
             "evaluation": self.made("evaluate", "evaluation") if self.has("evaluate") else None,
             "comparisons": self.comparisons,
+            "ratings": self._ratings_file,
             "output_dir": self.made("report", "report"),
         }
 
@@ -492,6 +493,12 @@ class Project:
     def _ratings(self, section: str) -> Values:
         output = self.made("ratings", "ratings.json", "output")
         return {"comparisons": self.comparisons, "output": output}
+
+    @property
+    def _ratings_file(self) -> str | None:
+        """The ratings of models; None without the stage, or if it makes scores in their place."""
+        rates = self.has("ratings") and "scores" not in self.sections["ratings"]
+        return self.made("ratings", "ratings.json", "output") if rates else None
 
     def _online(self, section: str) -> Values:
         stages = ("sample", "reward", "ppo")

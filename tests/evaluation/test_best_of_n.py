@@ -86,8 +86,14 @@ def test_without_a_frontier_the_contenders_points_are_compared(contender_result:
     result = compared(contender_result, 0.3, 0.9, curve=None)
     assert [(p.n, p.kl, p.gain) for p in best_of_n_points(result, "rm")] == [(1, 0, 0), (4, 0.6, 1)]
     line, other = best_of_n_lines(result, "rm")
-    assert line.startswith("ppo beats best-of-n at equal KL: ppo gains +0.90 and best-of-n +0.50")
+    # Best of 2 was not measured. It gains 0.5 at 0.2 nats on the curve above, the line 0.33.
+    assert line.startswith("Whether ppo beats best-of-n at equal KL is not known: ppo gains +0.90")
+    assert "no best of n between 1 and 4 was measured. A mixture of the two gains +0.50" in line
     assert other.endswith("there is no frontier (--frontier_prompts, --frontier_samples).")
+
+    # A line that is too low is no reason to doubt a policy that stays below it.
+    line, _ = best_of_n_lines(compared(contender_result, 0.3, 0.2, curve=None), "rm")
+    assert line.startswith("ppo does not beat best-of-n at equal KL: ppo gains +0.20 and")
 
 
 def test_nothing_is_said_where_no_best_of_n_of_the_reference_or_no_policy_takes_part(

@@ -12,6 +12,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from toolkit.data.records import from_row, to_row
+from toolkit.errors import InputError
+from toolkit.evaluation.ratings import Predicted, Rating, Ratings
 from toolkit.evaluation.result import Evaluation
 from toolkit.evaluation.run_page import (
     Report,
@@ -67,6 +69,33 @@ def test_the_page_is_self_contained_and_escaped_and_json_and_pictures_lie_beside
         "frontier_rm.png",
         "frontier__b_truth__b_.png",
     }
+
+
+def test_models_by_peoples_choices_stand_on_the_page_escaped_with_their_predictions(
+    tmp_path: Path,
+) -> None:
+    predicted = Predicted(1620.4, 1600, 1640, 1590)
+    models = [
+        Rating("<b>new", 1612.3, 1590, 1633, 40, 30, predicted),
+        Rating("old", 1387.7, 1367, 1410, 40, 10, predicted),
+    ]
+    path = tmp_path / "ratings.json"
+    Ratings("bradley_terry", models, "reward", 3).write(path)
+    found = Ratings.read(path, "--ratings")
+    page = write_run_report(tmp_path / "page", Report("T", [], ratings=found)).read_text()
+    row = ["&lt;b&gt;new", "1612", "1590 to 1633", "40", "75%", "1620", "1600 to 1640", "1590"]
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", page.partition('id="rated"')[2])
+    assert cells[: len(row)] == row
+    assert "made by Bradley-Terry" in page and "(3 others are left out)" in page
+    assert json.loads((tmp_path / "page" / "report.json").read_text())["ratings"]["left_out"] == 3
+
+    alone = Report("T", [], ratings=Ratings("elo", [replace(models[1], predicted=None)]))
+    page = write_run_report(tmp_path / "alone", alone).read_text()
+    assert "predicted" not in page and '<a href="#rated">' in page
+
+    path.write_text(path.read_text().replace("bradley_terry", "dice"))
+    with pytest.raises(InputError, match="ratings.json: method is 'dice'"):
+        Ratings.read(path, "--ratings")
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +188,9 @@ def test_a_runs_path_is_whole_and_few_points_are_marked(
     draw_frontier(figure, result, "rm", {"ppo": run})
     left, right = figure.axes[0].get_xlim()
     assert left < -0.5 and right > 40
+    (path,) = [line for line in figure.axes[0].lines if "while" in str(line.get_label())]
+    (end,) = [drawn for drawn in figure.axes[0].containers if drawn.get_label() == "ppo"]
+    assert path.get_color() == end.lines[0].get_color()
 
     curves = Figure()
     draw_curves(curves, {"ppo": run})

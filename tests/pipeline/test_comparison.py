@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.cli import bind
+from toolkit.cli import bind, recipe
 from toolkit.errors import InputError
 from toolkit.pipeline.comparison import (
     PREPARATION,
     check_inputs,
+    check_judges,
     last_stages,
     output_of,
     ppo_stage,
@@ -79,6 +80,18 @@ def test_supervised_then_ppo_comes_after_the_adapter_that_it_starts_from() -> No
     assert "ppo-sft=outputs/methods/ppo-sft/adapters/policy" in told
     rewards = bind(page.main, page.words)[0].rewards
     assert rewards == [f"{r}=outputs/methods/{r}" for r in ("reward", "reward-sft")]
+
+
+def test_a_reward_model_that_judges_is_there_or_is_made_by_a_stage(tmp_path: Path) -> None:
+    adapter, others = tmp_path / "reward" / "adapter", tmp_path / "others"
+    words = ["--judges", f"all=reward_adapter:{adapter},{others}", "list=lexicon:nowhere.txt"]
+    judged = Stage("evaluate", "", recipe("evaluate").main, words)
+    others.mkdir()
+    with pytest.raises(InputError, match="the judge all is .*/reward/adapter, which does not"):
+        check_judges([judged])
+    check_judges([Stage("reward", "", recipe("reward").main, [], [adapter]), judged])
+    adapter.mkdir(parents=True)
+    check_judges([judged])
 
 
 def test_stages_that_wait_for_each_other_are_refused(tmp_path: Path) -> None:

@@ -104,6 +104,18 @@ def test_other_settings_are_refused_unless_all_is_done_anew(tmp_path: Path) -> N
     assert json.loads((tmp_path / "stages.json").read_text())["c"]["state"] == "done"
 
 
+def test_a_setting_that_is_free_may_change_once_the_stage_is_done(tmp_path: Path) -> None:
+    run_stages(stages(tmp_path), tmp_path, False)
+    others = stages(tmp_path, number=2)
+    for stage in others[:2]:
+        stage.free = ("number",)
+    with pytest.raises(InputError, match="stage c was made with another number"):
+        run_stages(others, tmp_path, False)
+    others[2].free = ("number",)
+    assert run_stages(others, tmp_path, False) == {"a": None, "b": None, "c": None}
+    assert (tmp_path / "a" / "made").read_text() == "1"
+
+
 def test_a_stage_that_was_only_begun_starts_again_with_other_settings(tmp_path: Path) -> None:
     (tmp_path / "fail").touch()
     with pytest.raises(KeyboardInterrupt):

@@ -98,6 +98,21 @@ def test_several_models_write_are_ranked_and_rated(tmp_path: Path) -> None:
     assert told["ratings"]["comparisons"] == told["reward"]["comparisons"]
     assert stages["ratings"].made == [Path("outputs/ratings.json")]
 
+    # Who wrote what was learned from is compared with what came of it; base always takes part.
+    told = bind(stages["evaluate"].main, stages["evaluate"].words)[-1].contenders
+    assert told == ["ppo=outputs/ppo/adapters/policy", "best-of-4=best_of_4", "sft=a/adapter"]
+
+
+def test_a_model_that_wrote_does_not_take_the_place_of_the_policy_of_that_name(
+    tmp_path: Path,
+) -> None:
+    args = InitArguments(
+        template="text", model_name_or_path="org/model", prompts="org/data", models=["ppo=old"]
+    )
+    stages = {s.name: s for s in stages_of_project(project(tmp_path, project_text(args, 1, False)))}
+    told = bind(stages["evaluate"].main, stages["evaluate"].words)[-1].contenders
+    assert told == ["ppo=outputs/ppo/adapters/policy", "best-of-4=best_of_4", "ppo-before=old"]
+
 
 @pytest.mark.parametrize(
     ("told", "said"),

@@ -20,6 +20,7 @@ def stages(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[Stage]:
     kept: list[Stage] = []
     monkeypatch.setattr(sweep, "run_stages", lambda made, out, again: kept.extend(made))
     monkeypatch.setattr(sweep, "draw", lambda out, rewards, policies: [])
+    monkeypatch.setattr(sweep, "check_judges", lambda stages: None)  # `make demo` trains them
     call(sweep.main, ["--output_dir", "out", *words])
     return kept
 
@@ -30,6 +31,10 @@ def test_each_share_has_a_reward_model_and_a_policy_and_the_labeler_one_of_its_o
     kept = stages(monkeypatch, "--label_fractions", "1", "0.1", "--seed", "7")
     assert [stage.name for stage in kept] == [
         *("reward-0.1", "reward-1", "labels-0.1", "labels-1", "direct", "evaluate", "report"),
+    ]
+    # A share that is added later has nothing trained again but what reads its reward model.
+    assert [stage.after for stage in kept[:5]] == [
+        *((), (), ("reward-0.1",), ("reward-1",), ("reward-1",)),
     ]
     told = [{k: v for part in bind(s.main, s.words) for k, v in vars(part).items()} for s in kept]
     assert [t["train_fraction"] for t in told[:2]] == [0.1, 1.0]
@@ -56,6 +61,14 @@ def test_without_a_script_there_is_no_direct_policy_and_it_is_said(
     kept = stages(monkeypatch, "--label_fractions", "1", "--evaluate_config", str(config))
     assert [s.name for s in kept] == ["reward-1", "labels-1", "evaluate", "report"]
     assert "there is no direct policy" in capsys.readouterr().out
+
+
+def test_a_judge_that_nobody_trained_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    config, out = tmp_path / "evaluate.yaml", tmp_path / "out"
+    config.write_text(f"reward_adapter: {tmp_path / 'adapter'}\nlexicon: demo:lexicon.txt\n")
+    with pytest.raises(InputError, match="judge reward is .*adapter, which does not exist"):
+        call(sweep.main, ["--evaluate_config", str(config), "--output_dir", str(out)])
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

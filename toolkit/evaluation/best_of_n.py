@@ -81,6 +81,13 @@ def _against(
     if best is not None:
         same = f"{own} and best-of-n {best:+.2f}, both at {kl:.2f} nats"
         if scores.gain - best > 2 * error:
+            if (gap := _unmeasured(points, kl)) is not None:
+                return (
+                    f"Whether {policy.name} beats best-of-n at equal KL is not known: {own} at "
+                    f"{kl:.2f} nats, and no best of n between {gap[0]} and {gap[1]} was measured. "
+                    f"A mixture of the two gains {best:+.2f} there, and one between them gains "
+                    "more (--frontier_prompts and --frontier_samples measure them)."
+                )
             return f"{policy.name} beats best-of-n at equal KL: {same}."
         if best - scores.gain > 2 * error:
             return f"{policy.name} does not beat best-of-n at equal KL: {same}."
@@ -97,6 +104,17 @@ def _against(
         f"and {farthest}, which is the largest n that was measured (a higher --frontier_samples "
         "measures larger ones)."
     )
+
+
+def _unmeasured(points: Sequence[BestOfNPoint], kl: float) -> tuple[int, int] | None:
+    """The two n around ``kl`` nats if they are farther apart than by a factor of 2, else None.
+
+    The gain bends towards the KL: on a long line between two n it would be taken for too small.
+    """
+    for left, right in zip(points, points[1:], strict=False):
+        if left.kl <= kl <= right.kl:
+            return (left.n, right.n) if right.n > 2 * left.n else None
+    return None
 
 
 def _from_optimum(result: Evaluation, judge: str, chosen: ContenderResult) -> str:

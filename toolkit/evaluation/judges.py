@@ -6,14 +6,14 @@ the names of judges.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tqdm.auto import tqdm
 
 from toolkit.errors import InputError
 from toolkit.evaluation.contenders import Contender, Outputs, Sampling
-from toolkit.labeling.store import Settings, Store, check_writable
+from toolkit.labeling.store import Settings, Store, StoreReader, check_writable
 from toolkit.scoring.arguments import CombiningArguments, Spec, load_scorer
 from toolkit.scoring.http_judge import HTTPJudge
 from toolkit.scoring.picker import Picker
@@ -104,16 +104,22 @@ class PeopleJudge:
     kind: str = "people"
     votes: int = 1
 
-    def verdicts(self, questions: list[Question]) -> list[Verdict]:
-        """Return the majority of each pair's labels; ties and "both bad" count for neither."""
+    def ask(self, questions: list[Question]) -> int:
+        """Put the pairs that differ into the store; return how many were not there before."""
         different = [question for question in questions if question[1] != question[2]]
-        said: dict[str, list[int]] = defaultdict(list)
         settings = Settings(overlap=0.0, repeats=0.0, gold=0.0, votes=self.votes)
         with Store(self.path, settings) as store:
-            store.add_items(
+            added, _ = store.add_items(
                 ({"prompt": p, "completions": sorted((a, b))} for p, a, b in different),
                 kind="match",
             )
+        return added
+
+    def verdicts(self, questions: list[Question]) -> list[Verdict]:
+        """Return the majority of each pair's labels; ties and "both bad" count for neither."""
+        self.ask(questions)
+        said: dict[str, list[int]] = defaultdict(list)
+        with StoreReader(self.path) as store:
             for label in store.said("match"):
                 sign = 0 if label["choice"] is None else 1 - 2 * label["choice"]
                 said[_key(label["prompt"], *label["completions"])].append(sign)
@@ -230,16 +236,28 @@ def judge_all(
             continue
 
         pairs = list(pairs_of([c.name for c in contenders], pick_pairs))
-        questions = [
-            (shown[i], outputs[a].texts[i], outputs[b].texts[i])
-            for a, b in pairs
-            for i in range(count)
-        ]
-        said = judge.verdicts(questions)
+        said = judge.verdicts(questions_of(pairs, shown, outputs))
         verdicts[judge.name] = {
             pair: said[k * count : (k + 1) * count] for k, pair in enumerate(pairs)
         }
     return scores, verdicts
+
+
+def questions_of(
+    pairs: Sequence[tuple[str, str]], shown: Sequence[Prompt], outputs: Mapping[str, Outputs]
+) -> list[Question]:
+    """The questions on these pairs of contenders, pair by pair, on the first prompts each.
+
+    Args:
+        pairs: as of ``pairs_of``.
+        shown: the prompts that are asked about, as people see them.
+        outputs: completions by contender, on these prompts and perhaps more.
+    """
+    return [
+        (prompt, outputs[a].texts[i], outputs[b].texts[i])
+        for a, b in pairs
+        for i, prompt in enumerate(shown)
+    ]
 
 
 def pairs_of(names: Sequence[str], wanted: str) -> Iterator[tuple[str, str]]:

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from toolkit.data.files import write_json
-from toolkit.data.records import Row, to_row
+from toolkit.data.files import read_object, write_json
+from toolkit.data.records import Row, from_row, to_row
 from toolkit.errors import InputError, check_choice
 from toolkit.evaluation.result import PairRating
 from toolkit.maths.choices import misfit
@@ -26,6 +26,7 @@ from toolkit.maths.ratings import ELO_SCALE, elo_ratings, z_scores
 from toolkit.terminal import counted
 
 WORST = "rows name the worst of more than three completions, which is ignored"
+PREDICTED = ("predicted by scores", "95 %", "by its choices")
 METHODS = ("plackett_luce", "bradley_terry", "elo")
 # Competitors; their places, best first; and a key that contests of the same prompt share.
 Contest = tuple[tuple[str, ...], tuple[int, ...], str]
@@ -77,9 +78,45 @@ class Ratings:
     reward_model: str | None = None
     left_out: int = 0
 
+    @classmethod
+    def read(cls, path: str | Path, what: str) -> "Ratings":
+        """Read what ``write`` wrote.
+
+        Raises:
+            InputError: the file is missing or malformed.
+        """
+        found = from_row(Ratings, read_object(path, what), str(path))
+        check_choice(f"{path}: method", found.method, METHODS)
+        return found
+
     def write(self, path: str | Path) -> None:
         """Write the ratings atomically."""
         write_json(path, to_row(self))
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """The headers and a row for each competitor, the best first."""
+        predicted = self.reward_model is not None
+        rows = [
+            [
+                r.name,
+                f"{r.rating:.0f}",
+                f"{r.low:.0f} to {r.high:.0f}",
+                str(r.contests),
+                f"{r.wins / r.contests:.0%}",
+                *_predictions(r.predicted),
+            ]
+            for r in self.ratings
+        ]
+        headers = ["model", "rating", "95 %", "contests", "won"]
+        return [*headers, *(PREDICTED if predicted else ())], rows
+
+
+def _predictions(predicted: Predicted | None) -> list[str]:
+    """The cells of what a reward model predicts; none without one."""
+    if predicted is None:
+        return []
+    p = predicted
+    return [f"{p.points:.0f}", f"{p.low:.0f} to {p.high:.0f}", f"{p.by_choices:.0f}"]
 
 
 def contests_between_models(

@@ -5,6 +5,7 @@ import datetime
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -36,6 +37,9 @@ from toolkit.evaluation.trained_prompts import notes as trained_notes
 from toolkit.training.log_rows import LoggedUpdate
 from toolkit.training.methods import method_of
 
+if TYPE_CHECKING:
+    from toolkit.evaluation.ratings import Ratings
+
 MARKED = 40  # a curve of at most so many points has a marker at each
 LOOKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -53,6 +57,7 @@ class Report:
         sheet: description of the comparisons, or None.
         trainings: run.json by name for other trainings (SFT, DPO, ...).
         evaluated: run.json of evaluate.py; empty if it is not known.
+        ratings: models by what people chose, or None.
     """
 
     title: str
@@ -64,6 +69,7 @@ class Report:
     sheet: DataSheet | None = None
     trainings: dict[str, Row] = field(default_factory=dict)
     evaluated: Row = field(default_factory=dict)
+    ratings: "Ratings | None" = None
 
 
 def write_run_report(folder: Path, report: Report) -> Path:
@@ -126,6 +132,7 @@ def write_run_report(folder: Path, report: Report) -> Path:
         rewards=rewards,
         result=result,
         sheet=report.sheet,
+        ratings=report.ratings,
         pictures=pictures,
         fronts=fronts,
         samples=[_as_read(row) for row in report.samples],
@@ -150,6 +157,7 @@ def write_run_report(folder: Path, report: Report) -> Path:
             "facts": [list(fact) for fact in report.facts],
             "evaluation": None if result is None else to_row(result),
             "samples": [to_row(row) for row in report.samples],
+            "ratings": None if report.ratings is None else to_row(report.ratings),
             "data": None if report.sheet is None else to_row(report.sheet),
             "runs": {name: run.row() for name, run in runs.items()},
             "rewards": {name: reward.row() for name, reward in rewards.items()},
@@ -342,7 +350,12 @@ def draw_frontier(figure: Figure, result: Evaluation, judge: str, runs: dict[str
                 str(p.n), (p.kl, p.gain), fontsize=7, xytext=(2, -9), textcoords="offset points"
             )
 
-    for i, (name, run) in enumerate(paths.items()):
+    scaled = scaled_policies([c for c, _, _ in placed])
+    on_lines = {c.name for row in scaled.values() for _, c in row}
+    single = [one for one in placed if one[0].kind != "checkpoint" and one[0].name not in on_lines]
+    # A run's path has the color of its end.
+    colors = {c.name: f"C{i % 10}" for i, (c, _, _) in enumerate(single)}
+    for i, (name, run) in enumerate(paths.items(), start=len(single)):
         axis.plot(
             _column(run.log, lambda update: update.kl),
             [
@@ -353,14 +366,11 @@ def draw_frontier(figure: Figure, result: Evaluation, judge: str, runs: dict[str
             marker=".",
             markersize=3,
             alpha=0.7,
-            color=f"C{i % 10}",
+            color=colors.get(name, f"C{i % 10}"),
             label=_label(f"{name}, while training"),
         )
 
     _draw_checkpoints(axis, [c for c, _, _ in placed], judge)
-    scaled = scaled_policies([c for c, _, _ in placed])
-    on_lines = {c.name for row in scaled.values() for _, c in row}
-    single = [one for one in placed if one[0].kind != "checkpoint" and one[0].name not in on_lines]
     _draw_scaled(axis, scaled, judge, reference.std, len(single))
     for i, (c, kl, kl_error) in enumerate(single):
         s = c.scores[judge]
@@ -370,7 +380,7 @@ def draw_frontier(figure: Figure, result: Evaluation, judge: str, runs: dict[str
             xerr=kl_error,
             yerr=s.error / reference.std if reference.std > 0 else 0.0,
             fmt=LOOKS[i % len(LOOKS)],
-            color=f"C{i % 10}",
+            color=colors[c.name],
             capsize=2,
             markersize=6,
             label=_label(c.name),

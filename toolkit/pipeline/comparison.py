@@ -10,6 +10,7 @@ from pathlib import Path
 from toolkit.cli import bind, recipe
 from toolkit.errors import InputError
 from toolkit.pipeline.stages import Stage
+from toolkit.scoring.arguments import adapter_folders
 from toolkit.training.methods import METHODS, Method, method_of
 
 # The stages that make the data, with the titles that are printed above them.
@@ -112,6 +113,26 @@ def check_inputs(stages: list[Stage]) -> None:
                 )
 
 
+def check_judges(stages: list[Stage]) -> None:
+    """Raise InputError if a reward model that judges is not there and no stage makes it.
+
+    The evaluation comes last, and would say so only after all policies are trained.
+    """
+    made = {path.resolve() for stage in stages for path in stage.made}
+    for stage in stages:
+        if stage.name != "evaluate":
+            continue
+        for spec in bind(stage.main, stage.words)[-1].specs():
+            folders = adapter_folders(spec.value) if spec.kind == "reward_adapter" else []
+            for folder in folders:
+                if Path(folder).resolve() not in made and not Path(folder).exists():
+                    raise InputError(
+                        f"evaluate: the judge {spec.name} is {folder}, which does not exist, and "
+                        "no stage makes it (train it first, as preftune run does in a project, or "
+                        "leave the judge out)"
+                    )
+
+
 def _stage(name: str, config: Path, words: list[str]) -> Stage:
     """Make the stage of a config; its name is the file's name."""
     told = ["--config", str(config), *words]
@@ -134,7 +155,8 @@ def ppo_stage(kl_target: float, told: list[str], folder: Path) -> Stage:
     words = [*told, "--kl_target", str(kl_target), "--output_dir", str(folder)]
     title = f"PPO, KL target {kl_target:g} nats"
     made = [folder / ppo.adapter]
-    return Stage(folder.name, title, recipe(ppo.recipe).main, words, made, ppo.resumes)
+    # Runs do not read each other: another target between two leaves the later one as it is.
+    return Stage(folder.name, title, recipe(ppo.recipe).main, words, made, ppo.resumes, after=())
 
 
 def output_of(main: Main, words: list[str]) -> Path:

@@ -52,7 +52,7 @@ AFTER: dict[str, tuple[str, ...]] = {
     **{name: ("convert", "split", "label") for name in POLICIES},
     **{name: ("split", "reward") for name in ("rloo", "grpo", "ppo")},
     "evaluate": ("split", "reward", *POLICIES),
-    "report": ("reward", *POLICIES, "evaluate"),
+    "report": ("ratings", "reward", *POLICIES, "evaluate"),
 }
 
 

@@ -36,6 +36,7 @@ class Stage:
         after: names of the stages whose results it reads, so that it runs again if one of them
             does; None for all earlier ones.
         waits: says what must happen before it can run (people must label, say), or None.
+        free: names of settings that may change after it was done, since what it made stays true.
         given: the files and folders of the user's own that it reads, by the names of its flags. A
             change in one is told like another setting.
         check: looks at the recipe's result, and raises InputError if nothing must be built on it.
@@ -51,6 +52,7 @@ class Stage:
     continues: bool = False
     after: tuple[str, ...] | None = None
     waits: Callable[[], str | None] | None = None
+    free: tuple[str, ...] = ()
     given: dict[str, Path] = field(default_factory=dict)
     check: Callable[[object], None] | None = None
 
@@ -216,7 +218,8 @@ def _check_unchanged(
         if starts_again or stage.name in again or before.get("state") == STALE:
             continue
         then = before.get("settings", settings)
-        odd = [k for k in sorted({*then, *settings}) if then.get(k) != settings.get(k)]
+        fixed = sorted({*then, *settings} - {*stage.free})
+        odd = [k for k in fixed if then.get(k) != settings.get(k)]
         if odd:
             k = odd[0]
             was, now = (repr(each[k]) if k in each else "its default" for each in (then, settings))

@@ -301,8 +301,8 @@ def project_text(args: InitArguments, parameters: int | None, chat: bool) -> str
     curve = _line("  # label_fractions", "0.1,0.25,0.5", "shows what more labels would give")
     lines += ["", "reward_report:", curve]
     lines += ["", "ppo:", *(_line(f"  {key}", value) for key, value in ppo.items())]
-    best = f"best-of-{args.completions}=best_of_{args.completions}"
-    lines += ["", "evaluate:", _line("  contenders", [best], "beside the tuned model")]
+    others = [f"best-of-{args.completions}=best_of_{args.completions}", *_writers(args)]
+    lines += ["", "evaluate:", _line("  contenders", others, "beside the tuned model")]
     model = short_name(args.model_name_or_path)
     lines += ["", "report:", _line("  title", f"{Path(model).name}, tuned by people's choices"), ""]
     return "\n".join(lines)
@@ -366,6 +366,15 @@ def _settings(args: InitArguments, template: Template) -> list[str]:
 def _ends(args: InitArguments, template: Template) -> bool:
     """Whether completions end with a token, so that one may be missing."""
     return (args.stop_token or template.settings["stop_token"][0]) != "none"
+
+
+def _writers(args: InitArguments) -> list[str]:
+    """The models that write the completions, as contenders; the untuned one always is one.
+
+    A contender of the file replaces the project's own of this name, so none is called ppo.
+    """
+    named = [one.partition("=")[::2] for one in args.models]
+    return [f"{'ppo-before' if n == 'ppo' else n}={what}" for n, what in named if what != "base"]
 
 
 def _labelers(args: InitArguments) -> list[str]:
