@@ -41,6 +41,10 @@ from tests.forks import Forked, Reloading
 
 torch.set_num_threads(1)
 
+# A fork has no threads, so torch makes its pool anew at the first use; two threads at once, such as
+# those that load a model's weights, would find it half made ("Invalid thread pool!").
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 # What a shell has its background jobs ignore (`make test &`) they would hand on to what is tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for signum in (signal.SIGTERM, signal.SIGHUP):
