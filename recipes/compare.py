@@ -29,7 +29,7 @@ from toolkit.pipeline.comparison import (
     last_stages,
     stages_of,
 )
-from toolkit.pipeline.project import stages_of_project
+from toolkit.pipeline.project import note_files, stages_of_project
 from toolkit.pipeline.stages import run_stages
 from toolkit.project import Project
 from toolkit.training.methods import METHODS
@@ -58,6 +58,7 @@ def main(args: CompareArguments) -> dict[str, Any]:
     check_inputs(stages)
     stages += last_stages(configs, stages, out, [], "Methods compared")
     check_judges(stages)
+    note_files(stages)
     results = run_stages(stages, out, args.overwrite)
     say_open(out / "report" / "report.html")
     return results

@@ -22,7 +22,7 @@ from toolkit.embedded import embedded
 from toolkit.errors import InputError
 from toolkit.flags import Count, Named, Range, flag
 from toolkit.next_step import Step, again, say_next
-from toolkit.pipeline.project import files_of, weights_of
+from toolkit.pipeline.project import note_files
 from toolkit.pipeline.stages import Stage, run_stages
 from toolkit.terminal import counted, print_table
 
@@ -84,7 +84,7 @@ def main(args: HeadToHeadArguments) -> "Evaluation":
     made = [out / "samples" / "samples.jsonl", store]
     writing = Stage("samples", "All models write", evaluate.main, told, made)
     # Votes on texts of another adapter or other prompts must not count for those of now.
-    writing.given = dict([*files_of(writing), *weights_of("contenders", contenders)])
+    note_files([writing])
     writing.free = ("pick_limit", "pick_pairs")  # more items, or more pairs, of the same texts
     cure = "Those votes stay where they are; name another --output_dir for this setting"
     run_stages([writing], out, args.overwrite, cure=cure)

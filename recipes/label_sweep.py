@@ -25,7 +25,7 @@ from toolkit.errors import InputError
 from toolkit.flags import Count, Range, flag
 from toolkit.next_step import say_open, wrote
 from toolkit.pipeline.comparison import check_judges, judge_and_report
-from toolkit.pipeline.project import files_of
+from toolkit.pipeline.project import note_files
 from toolkit.pipeline.stages import Stage, run_stages
 from toolkit.project import Project
 from toolkit.terminal import print_table
@@ -112,8 +112,7 @@ def main(args: LabelSweepArguments) -> "list[LabelPoint]":
     last = judge_and_report(told, policies, out, "What more labels are worth", shown, own)
     stages = [*rewards, *policies, *last]
     check_judges(stages)
-    for stage in stages:
-        stage.given = dict(files_of(stage))
+    note_files(stages)
     run_stages(stages, out, args.overwrite)
     return draw(out, rewards, policies)
 

@@ -158,7 +158,7 @@ def main(model_args: ModelArguments, args: OODArguments) -> None:
         needed = int(width / (1 - HELD_OUT_SHARE)) + 2
         lacking, cure = "", "bring more, or read them with a smaller model"
         if again:
-            lacking = f" that --prompts has not (and {again} that it has)"
+            lacking = f" besides the {again} that are in --prompts, too"
             cure = "bring more, or ask about fewer at a time by --skip and --limit"
         raise InputError(
             f"like: {args.like} has {len(like)} prompts{lacking}, but the model is {width} wide, "

@@ -23,7 +23,7 @@ from toolkit.data.files import require_file
 from toolkit.data.leftovers import scratch_folder
 from toolkit.flags import Count, flag
 from toolkit.next_step import say_open
-from toolkit.pipeline.project import files_of
+from toolkit.pipeline.project import note_files
 from toolkit.pipeline.robustness import (
     REPLACED,
     TEST,
@@ -70,8 +70,7 @@ def main(args: RobustnessArguments) -> "Robustness | None":
         kept = {name: value for name, value in told["evaluate"].items() if name not in REPLACED}
         config = str(write_config(scratch, kept))
         stages = robustness_stages(args, mains, config, judges, comparisons, page)
-        for stage in stages:
-            stage.given |= files_of(stage)
+        note_files(stages)
         results = run_stages(stages, out, args.overwrite)
     say_open(out / "robustness.html")
     found: Robustness | None = results.get("page")  # type: ignore[assignment]

@@ -24,6 +24,7 @@ from toolkit.errors import InputError
 from toolkit.flags import Count, Positive, flag
 from toolkit.next_step import say_open
 from toolkit.pipeline.comparison import check_judges, judge_and_report, ppo_stage
+from toolkit.pipeline.project import note_files
 from toolkit.pipeline.stages import run_stages
 from toolkit.project import Project
 
@@ -64,6 +65,7 @@ def main(args: SweepArguments) -> dict[str, Any]:
     own = [] if project is None else [project.adapter(name) for name in project.policies()]
     stages = [*runs, *judge_and_report(told, runs, out, "KL targets compared", shown, own)]
     check_judges(stages)
+    note_files(stages)
     results = run_stages(stages, out, args.overwrite)
     say_open(out / "report" / "report.html")
     return results

@@ -8,7 +8,8 @@ from toolkit.cli import bind, call, changed, recipe
 from toolkit.data.files import read_jsonl, write_jsonl
 from toolkit.errors import InputError
 from toolkit.labeling.store import Settings, Store
-from toolkit.pipeline.project import AFTER, names_of, stages_of_project, waiting
+from toolkit.pipeline.project import AFTER, names_of, note_files, stages_of_project, waiting
+from toolkit.pipeline.stages import Stage
 from toolkit.project import STAGES, Project
 
 PEOPLE = "prompts: p.txt\nsample:\nlabel:\nreward:\nppo:\nevaluate:\nreport:\n"
@@ -115,6 +116,24 @@ def test_adapters_that_no_stage_makes_are_known_by_their_weights(tmp_path: Path)
     text = f"prompts: p\nppo:\n  reward_adapter: {start},{other}\n"
     (ppo,) = [s for s in stages_of_project(project(tmp_path, text)) if s.name == "ppo"]
     assert {path for name, path in ppo.given.items() if "reward" in name} == {*weights}
+
+
+def test_contenders_are_known_by_their_weights_however_they_are_mixed(tmp_path: Path) -> None:
+    made, mine, other = (tmp_path / name / "adapter" for name in ("sft", "mine (old)", "other"))
+    for folder in (made, mine, other):
+        folder.mkdir(parents=True)
+        (folder / "adapter_model.safetensors").write_bytes(b"")
+    told = [f"sft={made}", f"half={other}*0.5", f"mean=mean({made},{other})", f"mine={mine}",
+            "best=best_of_4", "far=org/model"]  # fmt: skip
+    stages = [Stage("sft", "", recipe("sft").main, [], [made]),
+              Stage("evaluate", "", recipe("evaluate").main,
+                    ["--contenders", *told, "--judges", f"rm=reward_adapter:{other}"])]  # fmt: skip
+    note_files(stages)
+    found = {k: v.parent for k, v in stages[1].given.items() if k.startswith(("cont", "judges"))}
+    assert found == {
+        "contenders half": other, "contenders mean 1": other, "contenders mine": mine,
+        "judges rm": other,
+    }  # fmt: skip
 
 
 def test_people_are_waited_for_until_all_is_answered_or_enough_is(tmp_path: Path) -> None:

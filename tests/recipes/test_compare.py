@@ -48,6 +48,7 @@ def test_a_sweep_is_a_run_for_each_target_then_evaluation_and_report(
     assert [s.name for s in kept] == ["kl0.5", "kl4", "evaluate", "report"]
     # A target that is added later does not have those behind it trained again.
     assert [s.after for s in kept] == [(), (), None, None]
+    assert kept[0].given["prompts"].name == "prompts.jsonl" and "lexicon" in kept[2].given
     config = bind(kept[1].main, kept[1].words)[-1]
     assert (config.kl_target, config.output_dir, config.seed) == (4.0, "out/kl4", 7)
     told = bind(kept[2].main, kept[2].words)[-1]

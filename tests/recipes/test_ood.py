@@ -80,7 +80,7 @@ def test_prompts_that_are_asked_about_are_not_fitted_to(
         ("--like demo:prompts.jsonl --like_limit 150 --prompts demo:prompts.heldout.jsonl",
          "has 150 prompts, but the model is 128 wide, .* 162 or more"),
         ("--like demo:prompts.jsonl --like_limit 300 --prompts demo:prompts.jsonl --limit 150",
-         r"has 150 prompts that --prompts has not \(and 150 that it has\), but the model is 128"),
+         r"has 150 prompts besides the 150 that are in --prompts, too, but the model is 128"),
         ("--like demo:prompts.jsonl --prompts demo:prompts.heldout.jsonl --layer 99",
          "layer: 99, but the model has layers 0"),
         ("--like demo:prompts.jsonl --outliers demo:prompts.jsonl --outliers_limit 5",

@@ -223,9 +223,8 @@ def said_of_misfit(contests: Sequence[Contest]) -> str | None:
     freedom = counted(found.freedom, "degree of freedom", "degrees of freedom")
     return (
         f"note: these picks do not fit one scale of ratings (chi-squared {found.statistic:.1f}, "
-        f"{freedom}). So it is where some picks are careless: models far apart then seem nearer "
-        "than the steps between them add up to. A rating's interval may miss what two models' own "
-        "picks say."
+        f"{freedom}). Careless picks do that: models far apart then seem nearer than the steps "
+        "between them add up to, and a rating's interval may miss what two models' own picks say."
     )
 
 

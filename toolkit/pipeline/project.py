@@ -1,6 +1,7 @@
 """The stages of a project file in a row, and the word on what people must do between them."""
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from toolkit.cli import bind, recipe
@@ -25,6 +26,8 @@ TITLES = {
 # Flags that name files, which are the user's unless a stage makes them.
 FILES = ("input", "prompts", "eval_prompts", "samples", "comparisons", "eval_comparisons",
          "demonstrations", "text", "lexicon")  # fmt: skip
+
+WEIGHTS = "adapter_model.safetensors"
 
 # What a section names to learn from in place of the project's comparisons.
 OWN_DATA = ("comparisons", *INSTEAD)
@@ -114,12 +117,19 @@ def stages_of_project(project: Project, enough: bool = False) -> list[Stage]:
     for stage in stages:  # an adapter that a section names may be another stage's
         makes = {makers.get(path) for _, path in inputs_of(stage)}
         stage.after = (*(stage.after or ()), *(name for name in makes if name is not None))
+    note_files(stages)
+    return in_order(stages)
+
+
+def note_files(stages: Sequence[Stage]) -> None:
+    """Note for each stage the files and adapters that it reads and none of them makes."""
+    made = {path.resolve() for stage in stages for path in stage.made}
+    for stage in stages:
         stage.given = {
             name: path
             for name, path in files_of(stage)
-            if not {path.resolve(), path.parent.resolve()} & makers.keys()
+            if not {path.resolve(), path.parent.resolve()} & made
         }
-    return in_order(stages)
 
 
 def files_of(stage: Stage) -> Iterator[tuple[str, Path]]:
@@ -135,19 +145,22 @@ def files_of(stage: Stage) -> Iterator[tuple[str, Path]]:
     for number, (name, folder) in enumerate(adapters):
         several = any(other == name for other, _ in adapters[:number])
         yield from weights_of(name, [f"{number if several else ''}={folder}"])
-    yield from weights_of("models", told.get("models") or ())
+    for name in ("models", "contenders", "judges"):
+        yield from weights_of(name, told.get(name) or ())
 
 
 def weights_of(flag: str, specs: Iterable[str]) -> Iterator[tuple[str, Path]]:
     """Yield the weights of each NAME=FOLDER that names an adapter, as FLAG NAME with their path.
 
-    A folder keeps its name when its adapter is trained anew, so only the file tells.
+    A folder keeps its name when its adapter is trained anew, so only the file tells. A contender
+    may name several, as in NAME=mean(A,B), and a judge is NAME=reward_adapter:FOLDER.
     """
     for spec in specs:
-        name, _, folder = spec.rpartition("=")
-        weights = Path(folder) / "adapter_model.safetensors"
-        if weights.is_file():
-            yield f"{flag} {name}".strip(), weights
+        name, _, what = spec.partition("=")
+        parts = [what] if (Path(what) / WEIGHTS).is_file() else re.split(r"[(),:*\s]+", what)
+        found = [weights for part in parts if part and (weights := Path(part) / WEIGHTS).is_file()]
+        for number, weights in enumerate(found):
+            yield f"{flag} {name}{f' {number}' if number else ''}".strip(), weights
 
 
 def _stage(project: Project, name: str, enough: bool) -> Stage:

@@ -110,21 +110,18 @@ def robustness_stages(
         mains: the main functions of "reward", "ppo" and "evaluate".
         evaluate_config: the config without what the recipe sets (``REPLACED``).
         judges: its further judges, as NAME=KIND:VALUE.
-        comparisons: what is halved; if it changes, the halves do not fit each other any more.
+        comparisons: what is halved.
         page: the last stage, which measures the gap.
     """
     out, stages = Path(args.output_dir), []
     seed = ["--seed", str(args.seed)]
-    given = {"comparisons": Path(comparisons)}
     for half in HALVES:
         folder = out / f"reward-{half}"
         words = ["--config", args.reward_config, "--half", half, *seed]
         words += ["--comparisons", comparisons, "--output_dir", str(folder)]
         title = f"Train a reward model on half {half}"
         made = [folder / "adapter"]
-        stages.append(
-            Stage(f"reward-{half}", title, mains["reward"], words, made, after=(), given=given)
-        )
+        stages.append(Stage(f"reward-{half}", title, mains["reward"], words, made, after=()))
 
     train, test = (out / f"reward-{half}" / "adapter" for half in HALVES)
     policy = out / "ppo"
